@@ -1,0 +1,1 @@
+"""A tiered caching store behind a unix socket."""

@@ -1,0 +1,1 @@
+"""Mechanisms for asyncio that know no cache."""

@@ -1,0 +1,163 @@
+"""Objects as values: what is known of one, and where its bytes are.
+
+Floor 0: no asyncio, no sockets, no tier. The only system call here closes a descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+__all__ = ["INLINE_MAX_BYTES", "Body", "Descriptor", "Entry", "FileBody", "ObjectInfo", "body_size", "read_body"]
+
+#: Bodies up to this size are ``bytes`` everywhere (tiers, fills, replies); larger ones are a ``FileBody``.
+#: Up to here a copy through the socket is as fast as passing a descriptor (docs/performance.md).
+INLINE_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the store knows of an object, besides its bytes.
+
+    Attributes:
+        key: the object's key. (An origin fills in its own name for it; the store puts the key there.)
+        size: bytes.
+        etag: the origin's opaque version; two versions of one key never share it.
+        content_type: a MIME type, or None where nobody said one.
+        metadata: user metadata; small, see the configured limit.
+        modified_ns: nanoseconds since the epoch, by the origin's clock.
+    """
+
+    key: str
+    size: int
+    etag: str
+    content_type: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    modified_ns: int = 0
+
+    @property
+    def modified(self) -> datetime:
+        """When the object was written, in UTC."""
+        return datetime.fromtimestamp(self.modified_ns / 1e9, tz=UTC)
+
+    def renamed(self, key: str) -> ObjectInfo:
+        """The same information under another key."""
+        return self if key == self.key else replace(self, key=key)
+
+
+class Descriptor:
+    """One owned file descriptor, closed when the last reference to it goes.
+
+    Eviction must not hurt a reader: a tier drops its reference, a reply that is still being sent keeps
+    its own, and CPython's reference count is exactly the pin count that is needed.
+    """
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close now; further calls do nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Descriptor({self.fd})"
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """Bytes ``[offset, offset + size)`` of a file that nobody will change any more.
+
+    Attributes:
+        descriptor: open for reading; a sealed memfd, or a file that only the store can write.
+        offset: a multiple of the page size, so that a client can map it.
+        size: bytes.
+        is_memory: whether the file is a sealed memfd (anonymous memory) and not a file on disk.
+    """
+
+    descriptor: Descriptor
+    offset: int
+    size: int
+    is_memory: bool
+
+
+#: ``bytes`` up to ``INLINE_MAX_BYTES``; larger ones stay in a file and travel by descriptor.
+Body: TypeAlias = bytes | FileBody
+
+
+def body_size(body: Body) -> int:
+    """The size of a body in bytes."""
+    return len(body) if isinstance(body, bytes) else body.size
+
+
+def read_body(body: Body, offset: int = 0, length: int | None = None) -> bytes:
+    """Copy (part of) a body into bytes; blocking, so for threads or for bodies in memory.
+
+    Raises:
+        OSError: if the file cannot be read.
+        EOFError: if the file is shorter than the body should be.
+    """
+    size = body_size(body)
+    end = size if length is None else min(size, offset + length)
+    if isinstance(body, bytes):
+        return body if offset == 0 and end == size else body[offset:end]
+    wanted = max(0, end - offset)
+    data = os.pread(body.descriptor.fd, wanted, body.offset + offset)
+    if len(data) == wanted:
+        return data
+    parts = [data]
+    got = len(data)
+    while got < wanted:  # Linux reads at most 0x7ffff000 bytes at once
+        part = os.pread(body.descriptor.fd, wanted - got, body.offset + offset + got)
+        if not part:
+            raise EOFError(f"file ends {wanted - got} bytes early")
+        parts.append(part)
+        got += len(part)
+    return b"".join(parts)
+
+
+class Entry:
+    """An object as a tier keeps it.
+
+    Attributes:
+        info: what is known of it.
+        body: its bytes.
+        validated_at: when the origin last vouched for it, seconds since the epoch (wall clock, because
+            it is kept across restarts).
+        fresh_until: until when the store may answer with it unasked, on the store's monotonic clock;
+            0.0 until the store has judged it by its policy.
+        tier: the place that answered: ``"memory"``, ``"disk"``, ``"cdn"`` or ``"origin"``.
+        crc: zlib.crc32 of the body, or None where it was not computed yet.
+        wire: room for a door to keep its encoding of ``info``; tiers ignore it.
+    """
+
+    __slots__ = ("body", "crc", "fresh_until", "info", "tier", "validated_at", "wire")
+
+    def __init__(
+        self,
+        info: ObjectInfo,
+        body: Body,
+        *,
+        validated_at: float,
+        fresh_until: float = 0.0,
+        tier: str = "origin",
+        crc: int | None = None,
+    ) -> None:
+        self.info = info
+        self.body = body
+        self.validated_at = validated_at
+        self.fresh_until = fresh_until
+        self.tier = tier
+        self.crc = crc
+        self.wire: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Entry({self.info.key!r}, {self.info.size} bytes, {self.tier})"

@@ -1,0 +1,102 @@
+"""What every origin promises. An origin must not forget: faults here are errors.
+
+Origins speak in *names* (see ``key.name_of_key``), not keys, and know neither tiers nor policies. They
+raise the errors of ``errors.py``; ``key`` in those is the name, and the store puts the key there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tiered_store.objects import Body, ObjectInfo
+
+__all__ = ["CHUNK_BYTES", "Listing", "Origin", "OriginRead", "PutHeaders"]
+
+#: The most that a read hands out at once; also what one fill holds in memory.
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PutHeaders:
+    """What a writer says of an object besides its bytes."""
+
+    content_type: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page. ``more`` tells whether names after the last one exist."""
+
+    items: list[ObjectInfo]
+    more: bool
+
+
+class OriginRead(Protocol):
+    """An object being read. All of it is one version, the one that ``info`` describes."""
+
+    @property
+    def info(self) -> ObjectInfo:
+        """The whole object's information, also when only a range is read."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, in order, at most ``CHUNK_BYTES`` at a time.
+
+        Raises:
+            OriginUnavailable: if the read breaks, or the object changes or ends early under it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back the file or connection; safe at any time, more than once."""
+        ...
+
+
+class Origin(Protocol):
+    """The place that must not forget."""
+
+    async def stat(self, name: str) -> ObjectInfo:
+        """Raises NotFound, OriginUnavailable, PermissionDenied."""
+        ...
+
+    async def open(
+        self, name: str, *, offset: int = 0, length: int | None = None, if_none_match: str | None = None
+    ) -> OriginRead | None:
+        """Start to read an object, or a range of it (clipped to the object's end).
+
+        Returns:
+            the read, or None when the object still has the etag ``if_none_match``.
+
+        Raises:
+            NotFound, OriginUnavailable, PermissionDenied.
+        """
+        ...
+
+    async def put(self, name: str, body: Body, headers: PutHeaders) -> ObjectInfo:
+        """Store an object; returns when it is durable. The body is complete and does not change.
+
+        Raises:
+            InvalidKey: this origin cannot hold such a name. KeyConflict: see errors.py.
+            QuotaExceeded: no room. OriginUnavailable, PermissionDenied. On every error what was there
+            before is still there, whole.
+        """
+        ...
+
+    async def delete(self, names: Sequence[str]) -> int:
+        """Remove objects durably; names without an object are fine. Returns how many there were."""
+        ...
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Listing:
+        """Names that start with ``prefix`` and sort after ``after``, in byte order of the UTF-8 name."""
+        ...
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        """Copy an object, with its content type and metadata, inside the origin. Errors as for put, and NotFound."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of files, threads and connections."""
+        ...

@@ -1,0 +1,1 @@
+"""The wire format: sans-IO, shared by server and clients."""

@@ -1,0 +1,56 @@
+"""Counters: flat, one owner each, read by `stats`.
+
+Whoever owns a counter is the only one that moves it. Nothing here locks: all of it lives on the event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+__all__ = ["OriginStats", "StoreStats", "TierStats"]
+
+
+@dataclass(slots=True)
+class TierStats:
+    """What one cache tier has done since the start, and what it holds now."""
+
+    hits: int = 0  # reads that this tier answered
+    misses: int = 0  # reads that asked this tier and went on to the next
+    errors: int = 0  # faults that became misses (I/O, corrupt index); a corrupt object counts below too
+    bytes: int = 0  # charged against max_bytes now, overhead included
+    entries: int = 0  # objects held now
+    max_bytes: int = 0  # the bound
+    evictions: int = 0  # objects forgotten to make room
+
+
+@dataclass(slots=True)
+class OriginStats:
+    """What was asked of the origin."""
+
+    hits: int = 0  # reads that found the object
+    misses: int = 0  # reads that found none
+    errors: int = 0  # requests that failed for a reason other than "not found"
+    not_modified: int = 0  # conditional reads answered without a body
+    puts: int = 0  # objects written
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+
+@dataclass(slots=True)
+class StoreStats:
+    """The store's own counters, across tiers."""
+
+    fills: int = 0  # fills started
+    coalesced: int = 0  # readers that joined a fill somebody else had started
+    corrupt: int = 0  # objects found with wrong bytes, in whatever place
+    stale_served: int = 0  # answers beyond their ttl, as the policy allowed
+    negative_hits: int = 0  # "not found" answered from memory
+    fills_cancelled: int = 0  # fills stopped because every reader had gone
+    fills_superseded: int = 0  # fills not installed because a put or delete overtook them
+    uploads: int = 0  # puts that reached the origin
+    uploads_skipped: int = 0  # artifacts that the origin already had
+    origin: OriginStats = field(default_factory=OriginStats)
+
+    def counters(self) -> dict[str, object]:
+        """As plain data, for `stats`."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""The store: reads through the tiers, writes to the origin."""

@@ -1,0 +1,243 @@
+"""A non-blocking unix socket owned by us: bytes and descriptors, in order, with back-pressure.
+
+asyncio transports cannot carry descriptors, and neither loop lets one use the descriptor of a socket that
+a transport owns; so this owns the socket and uses nothing of the loop but ``add_reader`` and
+``add_writer``. It knows no protocol; the server's connections and the asyncio client both stand on it.
+
+Invariant: what ``send`` took goes out whole and in order, or the channel closes.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from tiered_store.objects import Descriptor
+
+__all__ = ["Channel"]
+
+#: One read. Larger ones gain nothing for requests and cost an allocation each.
+READ_BYTES: Final = 64 * 1024
+#: Room for the descriptors of one message; the kernel closes what does not fit.
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * array.array("i").itemsize)
+#: Below this, joining buffers is cheaper than a vectored write (measured: 4 us for 64 KiB, 1 us for the vector).
+_JOIN_MAX_BYTES: Final = 16 * 1024
+#: Buffers in one vectored write; Linux allows 1,024.
+_VECTOR_MAX: Final = 64
+
+_Item = tuple[bytes | memoryview, Descriptor | None, Callable[[], None] | None]
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
+    """Own what came with a message."""
+    owned = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            owned += [Descriptor(number) for number in numbers]
+    return owned
+
+
+class Channel:
+    """One connected socket on the running loop.
+
+    Args:
+        sock: connected; made non-blocking and owned from here on.
+        on_data: called with what one read gave: bytes and the descriptors that came with them. Replies
+            sent from inside it leave together, in one write, when it returns.
+        on_close: called once, when the channel is closed, with the reason: None for an orderly end.
+        on_drained: called when output that was over ``high_water`` bytes has shrunk below half of it.
+        high_water: bytes of output waiting at which ``is_congested`` becomes true.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        on_data: Callable[[bytes, list[Descriptor]], None],
+        on_close: Callable[[BaseException | None], None],
+        on_drained: Callable[[], None],
+        high_water: int,
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._recvmsg = sock.recvmsg
+        self._loop = asyncio.get_running_loop()
+        self._on_data = on_data
+        self._on_close = on_close
+        self._on_drained = on_drained
+        self._high_water = high_water
+        self._queue: deque[_Item] = deque()
+        self._buffered = 0
+        self._corked = False
+        self._is_writing = False
+        self._is_reading = False
+        self._was_congested = False
+        self._drained: asyncio.Event | None = None
+        #: When the output last moved while some was waiting, on the loop's clock; None when none waits.
+        self.stalled_since: float | None = None
+        self.is_closed = False
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much output waits that no more should be made."""
+        return self._buffered >= self._high_water
+
+    def start(self) -> None:
+        """Begin, or go on, to read."""
+        if not self._is_reading and not self.is_closed:
+            self._is_reading = True
+            self._loop.add_reader(self._fd, self._readable)
+
+    def pause(self) -> None:
+        """Stop reading; the kernel's buffer then holds the peer back."""
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, _flags, _address = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(error)
+            return
+        descriptors = _descriptors(ancillary) if ancillary else []
+        if not data:
+            self.close(None)
+            return
+        self._corked = True
+        try:
+            self._on_data(data, descriptors)
+        finally:
+            self._corked = False
+            if self._queue and not self._is_writing:
+                self._flush()
+
+    def send(
+        self,
+        data: bytes | memoryview,
+        descriptor: Descriptor | None = None,
+        on_refused: Callable[[], None] | None = None,
+    ) -> None:
+        """Queue bytes, and a descriptor to go with their first one.
+
+        Args:
+            data: not empty.
+            descriptor: held until it has been sent.
+            on_refused: called instead when the kernel takes no more descriptors in flight
+                (``ETOOMANYREFS``); ``data`` is then dropped.
+        """
+        if self.is_closed:
+            return
+        if not self._queue:
+            self.stalled_since = self._loop.time()
+        self._queue.append((data, descriptor, on_refused))
+        self._buffered += len(data)
+        if not self._corked and not self._is_writing:
+            self._flush()
+
+    async def writable(self) -> None:
+        """Return when the output is not congested (or the channel closed)."""
+        while self.is_congested and not self.is_closed:
+            if self._drained is None:
+                self._drained = asyncio.Event()
+            await self._drained.wait()
+
+    def _flush(self) -> None:
+        """Write what the kernel takes; arrange to be called again for the rest."""
+        queue = self._queue
+        try:
+            while queue:
+                if len(queue) == 1 and queue[0][1] is None:
+                    sent = self._sock.send(queue[0][0])
+                else:
+                    sent = self._send_some()
+                self._consume(sent)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self.close(error)
+            return
+        if queue:
+            if not self._is_writing:
+                self._is_writing = True
+                self._loop.add_writer(self._fd, self._flush)
+            self._was_congested = self._was_congested or self.is_congested
+        else:
+            self.stalled_since = None
+            if self._is_writing:
+                self._is_writing = False
+                self._loop.remove_writer(self._fd)
+        if self._was_congested and self._buffered <= self._high_water // 2:
+            self._was_congested = False
+            if self._drained is not None:
+                self._drained.set()
+                self._drained = None
+            self._on_drained()
+
+    def _send_some(self) -> int:
+        """One system call for the head of the queue: a descriptor with its bytes, or many buffers."""
+        data, descriptor, on_refused = self._queue[0]
+        if descriptor is not None:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor.fd]))]
+            try:
+                sent = self._sock.sendmsg([data], rights)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS or on_refused is None:
+                    raise
+                on_refused()
+                return len(data)
+            # The kernel has its own reference now; a rest of the bytes goes without.
+            self._queue[0] = (data, None, None)
+            return sent
+        buffers = []
+        total = 0
+        for data, descriptor, _ in self._queue:
+            if descriptor is not None or len(buffers) == _VECTOR_MAX:
+                break
+            buffers.append(data)
+            total += len(data)
+        return self._sock.send(b"".join(buffers)) if total <= _JOIN_MAX_BYTES else self._sock.sendmsg(buffers)
+
+    def _consume(self, sent: int) -> None:
+        """Take ``sent`` bytes off the queue."""
+        self._buffered -= sent
+        queue = self._queue
+        self.stalled_since = self._loop.time()
+        while sent:
+            data, descriptor, on_refused = queue[0]
+            if sent < len(data):
+                queue[0] = (memoryview(data)[sent:], descriptor, on_refused)
+                return
+            sent -= len(data)
+            queue.popleft()
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """Close at once; output that still waits is lost. Further calls do nothing."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.pause()
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._fd)
+        self._queue.clear()
+        self._buffered = 0
+        self.stalled_since = None
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+        self._on_close(reason)

@@ -1,0 +1,206 @@
+"""Frames: the fixed header, the opcodes, and cutting a byte stream into frames.
+
+Nothing here does I/O, knows a clock, or knows which end of the connection it serves. A frame is 16 bytes
+of header and a payload, and the payload is a *head* (fields of the message) followed by a *body* (the
+object's bytes, or nothing). ``docs/protocol.md`` is normative.
+
+Invariant: never more than one incomplete frame is buffered, and no frame over the limit is buffered at all.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Final, NamedTuple
+
+from tiered_store.errors import ProtocolError, TooLarge
+
+__all__ = [
+    "DATA_MAX_BYTES",
+    "HEADER",
+    "HEADER_BYTES",
+    "MAX_FRAME_BYTES",
+    "STREAM_WINDOW_BYTES",
+    "Flag",
+    "Frame",
+    "FrameReader",
+    "Opcode",
+    "encode_frame",
+]
+
+#: payload length, opcode, flags, head length, request id, extra (meaning by opcode); little-endian.
+HEADER: Final = struct.Struct("<IBBHII")
+HEADER_BYTES: Final = HEADER.size
+#: The largest payload of one frame. It bounds what a connection can make its peer buffer.
+MAX_FRAME_BYTES: Final = 1024 * 1024
+#: The largest body of one DATA frame.
+DATA_MAX_BYTES: Final = 256 * 1024
+#: How many bytes of a stream may be under way before its receiver grants more. HTTP/2's default of
+#: 64 KiB costs a round trip per 64 KiB; 1 MiB keeps a local socket full.
+STREAM_WINDOW_BYTES: Final = 1024 * 1024
+
+
+class Opcode(enum.IntEnum):
+    """What a frame is. Requests are below 0x40, parts of streams below 0x80, replies above."""
+
+    HELLO = 0x01
+    PING = 0x02
+    GET = 0x03
+    GET_MANY = 0x04
+    STAT = 0x05
+    EXISTS = 0x06
+    PUT = 0x07
+    PUT_MANY = 0x08
+    DELETE = 0x09
+    DELETE_PREFIX = 0x0A
+    LIST = 0x0B
+    COPY = 0x0C
+    STATS = 0x0D
+
+    DATA = 0x40  # either way: the next bytes of a stream
+    END = 0x41  # either way: the stream is complete
+    WINDOW = 0x42  # either way: extra more bytes may be sent; for a descriptor upload: send it now
+    DESCRIPTOR = 0x43  # client: the descriptor of an upload is attached
+    CANCEL = 0x44  # client: no longer interested in this request
+
+    WELCOME = 0x80
+    PONG = 0x81
+    OBJECT = 0x82  # head: info; body: the bytes
+    OBJECT_DESCRIPTOR = 0x83  # head: info; body: offset, length; one descriptor attached
+    OBJECT_STREAM = 0x84  # head: info; DATA frames follow
+    BATCH = 0x85
+    INFO = 0x86
+    EXISTENCE = 0x87
+    STORED_MANY = 0x88
+    DONE = 0x89  # extra: how many objects
+    LISTING = 0x8A
+    STATISTICS = 0x8B
+    ERROR = 0x8C  # extra: status code
+    GOODBYE = 0x8D  # the server stops: no further requests on this connection
+
+
+class Flag:
+    """Bits of the header's flags; their meaning depends on the opcode."""
+
+    # GET, GET_MANY
+    ONLY_IF_CACHED = 0x01
+    NO_PROMOTE = 0x02
+    ACCEPT_DESCRIPTOR = 0x04
+    STREAM = 0x08  # GET: reply as a stream while the bytes arrive. PUT: DATA frames follow
+    RANGE = 0x10  # GET: the head is offset and length
+    # PUT
+    DESCRIPTOR = 0x20  # a DESCRIPTOR frame follows once the server asks
+    # replies
+    FINAL = 0x01  # BATCH: the last one
+    MORE = 0x01  # LISTING: further pages exist
+    RETRYABLE = 0x01  # ERROR
+
+
+_OPCODES: Final = {int(opcode): opcode for opcode in Opcode}
+
+
+class Frame(NamedTuple):
+    """One frame as received. ``payload`` is head and body together: most messages have only one of them."""
+
+    opcode: int
+    flags: int
+    head_length: int
+    request_id: int
+    extra: int
+    payload: bytes
+
+    @property
+    def head(self) -> bytes:
+        """The message's fields."""
+        return self.payload[: self.head_length]
+
+    @property
+    def body(self) -> bytes:
+        """The bytes behind the head."""
+        return self.payload[self.head_length :] if self.head_length else self.payload
+
+    def __str__(self) -> str:
+        name = _OPCODES[self.opcode].name if self.opcode in _OPCODES else hex(self.opcode)
+        return f"<{name} #{self.request_id} flags={self.flags:#x} extra={self.extra} {len(self.payload)} bytes>"
+
+
+def encode_frame(
+    opcode: int, request_id: int, *, head: bytes = b"", body: bytes = b"", flags: int = 0, extra: int = 0
+) -> bytes:
+    """One frame as bytes.
+
+    Raises:
+        TooLarge: if the payload is over ``MAX_FRAME_BYTES``.
+    """
+    length = len(head) + len(body)
+    if length > MAX_FRAME_BYTES or len(head) > 0xFFFF:
+        raise TooLarge(f"a message of {length} bytes (head {len(head)}) does not fit a frame of {MAX_FRAME_BYTES}")
+    return b"".join((HEADER.pack(length, opcode, flags, len(head), request_id, extra), head, body))
+
+
+class FrameReader:
+    """Cuts received bytes into frames.
+
+    After a violation the reader is dead: it keeps raising, because nothing that follows can be trusted.
+    """
+
+    __slots__ = ("_error", "_pending", "_wanted")
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._wanted = HEADER_BYTES  # the size that _pending must reach before a look at it is worth while
+        self._error: ProtocolError | None = None
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether a frame has begun and not ended: the peer owes bytes."""
+        return bool(self._pending)
+
+    @property
+    def missing(self) -> int:
+        """How many bytes the frame under way still lacks, as far as known."""
+        return max(0, self._wanted - len(self._pending))
+
+    def receive(self, data: bytes) -> list[Frame]:
+        """Take bytes as they came and give the frames that are now complete.
+
+        Raises:
+            ProtocolError: at the first frame that breaks a rule; frames before it in ``data`` are lost.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._pending:
+            self._pending += data
+            if len(self._pending) < self._wanted:
+                return []
+            data = bytes(self._pending)
+            self._pending = bytearray()
+        frames = []
+        position = 0
+        available = len(data)
+        while available - position >= HEADER_BYTES:
+            length, opcode, flags, head_length, request_id, extra = HEADER.unpack_from(data, position)
+            if length > MAX_FRAME_BYTES or head_length > length or opcode not in _OPCODES:
+                self._error = _violation(length, opcode, head_length)
+                raise self._error
+            start = position + HEADER_BYTES
+            end = start + length
+            if end > available:
+                self._wanted = HEADER_BYTES + length
+                break
+            frames.append(Frame(opcode, flags, head_length, request_id, extra, data[start:end]))
+            position = end
+        else:
+            self._wanted = HEADER_BYTES
+        if position < available:
+            self._pending += data[position:]
+        return frames
+
+
+def _violation(length: int, opcode: int, head_length: int) -> ProtocolError:
+    """Say what is wrong with a header."""
+    if opcode not in _OPCODES:
+        return ProtocolError(f"unknown opcode {opcode:#04x}")
+    if length > MAX_FRAME_BYTES:
+        return ProtocolError(f"a payload of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return ProtocolError(f"a head of {head_length} bytes does not fit its payload of {length}")

@@ -1,0 +1,31 @@
+"""What the native door lets a peer use. Every bound is enforced before memory is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["NativeLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLimits:
+    """Bounds of the native socket.
+
+    Attributes:
+        max_connections: connections at once; one more is refused with a reason.
+        max_in_flight: requests of one connection being worked on; further ones wait in its socket.
+        max_metadata_bytes: content type and user metadata of one object, together.
+        write_buffer_bytes: replies of one connection waiting to be read; above it, its requests wait.
+        hello_timeout_s: how long a peer may take to say who it is.
+        stall_timeout_s: how long a peer may owe the rest of a frame or of an upload, or not read a
+            reply, before it is disconnected.
+        slow_request_s: requests that take longer leave a line in the log.
+    """
+
+    max_connections: int = 1024
+    max_in_flight: int = 1024
+    max_metadata_bytes: int = 16 * 1024
+    write_buffer_bytes: int = 1024 * 1024
+    hello_timeout_s: float = 10.0
+    stall_timeout_s: float = 30.0
+    slow_request_s: float = 1.0

@@ -1,1 +1,61 @@
-"""A tiered caching store behind a unix socket."""
+"""A tiered caching store behind a unix socket: memory, disk and origin, with zero-copy reads.
+
+``Client`` and ``AsyncClient`` have the same methods. Importing this package loads neither the daemon nor
+its dependencies, and ``asyncio`` only with ``AsyncClient``: a CI job that only reads must start in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tiered_store.errors import (
+    DaemonUnavailable,
+    DeadlineExceeded,
+    IntegrityError,
+    InvalidKey,
+    KeyConflict,
+    NotFound,
+    OriginUnavailable,
+    PermissionDenied,
+    ProtocolError,
+    QuotaExceeded,
+    StoreError,
+    TooLarge,
+)
+from tiered_store.objects import ObjectInfo
+
+if TYPE_CHECKING:
+    from tiered_store.client.asynchronous import AsyncClient
+    from tiered_store.client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DaemonUnavailable",
+    "DeadlineExceeded",
+    "IntegrityError",
+    "InvalidKey",
+    "KeyConflict",
+    "NotFound",
+    "ObjectInfo",
+    "OriginUnavailable",
+    "PermissionDenied",
+    "ProtocolError",
+    "QuotaExceeded",
+    "StoreError",
+    "TooLarge",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a client when it is first asked for (PEP 562)."""
+    if name == "Client":
+        from tiered_store.client.sync import Client
+
+        return Client
+    if name == "AsyncClient":
+        from tiered_store.client.asynchronous import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ Invariant: what ``send`` took goes out whole and in order, or the channel closes
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import errno
@@ -18,31 +17,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from tiered_store.aio.rights import ANCILLARY_BYTES, CLOEXEC, own_descriptors, rights_of
 from tiered_store.objects import Descriptor
 
 __all__ = ["Channel"]
 
 #: One read. Larger ones gain nothing for requests and cost an allocation each.
 READ_BYTES: Final = 64 * 1024
-#: Room for the descriptors of one message; the kernel closes what does not fit.
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 #: Below this, joining buffers is cheaper than a vectored write (measured: 4 us for 64 KiB, 1 us for the vector).
 _JOIN_MAX_BYTES: Final = 16 * 1024
 #: Buffers in one vectored write; Linux allows 1,024.
 _VECTOR_MAX: Final = 64
 
 _Item = tuple[bytes | memoryview, Descriptor | None, Callable[[], None] | None]
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
-    """Own what came with a message."""
-    owned = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers = array.array("i")
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-            owned += [Descriptor(number) for number in numbers]
-    return owned
 
 
 class Channel:
@@ -53,8 +40,9 @@ class Channel:
         on_data: called with what one read gave: bytes and the descriptors that came with them. Replies
             sent from inside it leave together, in one write, when it returns.
         on_close: called once, when the channel is closed, with the reason: None for an orderly end.
-        on_drained: called when output that was over ``high_water`` bytes has shrunk below half of it.
+        on_drained: called soon after output that was over ``high_water`` bytes has shrunk below half of it.
         high_water: bytes of output waiting at which ``is_congested`` becomes true.
+        gather: whether everything sent during one turn of the loop leaves together, at its end.
     """
 
     def __init__(
@@ -65,6 +53,7 @@ class Channel:
         on_close: Callable[[BaseException | None], None],
         on_drained: Callable[[], None],
         high_water: int,
+        gather: bool = False,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -75,12 +64,15 @@ class Channel:
         self._on_close = on_close
         self._on_drained = on_drained
         self._high_water = high_water
+        self._gather = gather
         self._queue: deque[_Item] = deque()
         self._buffered = 0
         self._corked = False
         self._is_writing = False
         self._is_reading = False
         self._was_congested = False
+        self._is_ending = False
+        self._reason: BaseException | None = None
         self._drained: asyncio.Event | None = None
         #: When the output last moved while some was waiting, on the loop's clock; None when none waits.
         self.stalled_since: float | None = None
@@ -93,7 +85,7 @@ class Channel:
 
     def start(self) -> None:
         """Begin, or go on, to read."""
-        if not self._is_reading and not self.is_closed:
+        if not self._is_reading and not self.is_closed and not self._is_ending:
             self._is_reading = True
             self._loop.add_reader(self._fd, self._readable)
 
@@ -105,13 +97,13 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, _flags, _address = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _flags, _address = self._recvmsg(READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.close(error)
             return
-        descriptors = _descriptors(ancillary) if ancillary else []
+        descriptors = own_descriptors(ancillary) if ancillary else []
         if not data:
             self.close(None)
             return
@@ -119,9 +111,20 @@ class Channel:
         try:
             self._on_data(data, descriptors)
         finally:
-            self._corked = False
-            if self._queue and not self._is_writing:
-                self._flush()
+            self._uncork()
+
+    def _resume(self) -> None:
+        """Tell the owner that there is room again; what it then sends leaves together, too."""
+        self._corked = True
+        try:
+            self._on_drained()
+        finally:
+            self._uncork()
+
+    def _uncork(self) -> None:
+        self._corked = False
+        if (self._queue or self._is_ending) and not self._is_writing and not self.is_closed:
+            self._flush()
 
     def send(
         self,
@@ -137,13 +140,18 @@ class Channel:
             on_refused: called instead when the kernel takes no more descriptors in flight
                 (``ETOOMANYREFS``); ``data`` is then dropped.
         """
-        if self.is_closed:
+        if self.is_closed or self._is_ending:
             return
         if not self._queue:
             self.stalled_since = self._loop.time()
         self._queue.append((data, descriptor, on_refused))
         self._buffered += len(data)
-        if not self._corked and not self._is_writing:
+        if self._corked or self._is_writing:
+            return
+        if self._gather:
+            self._corked = True
+            self._loop.call_soon(self._uncork)
+        else:
             self._flush()
 
     async def writable(self) -> None:
@@ -158,11 +166,8 @@ class Channel:
         queue = self._queue
         try:
             while queue:
-                if len(queue) == 1 and queue[0][1] is None:
-                    sent = self._sock.send(queue[0][0])
-                else:
-                    sent = self._send_some()
-                self._consume(sent)
+                is_single = len(queue) == 1 and queue[0][1] is None
+                self._consume(self._sock.send(queue[0][0]) if is_single else self._send_some())
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
@@ -183,15 +188,17 @@ class Channel:
             if self._drained is not None:
                 self._drained.set()
                 self._drained = None
-            self._on_drained()
+            # Not from here: what it sends would flush again, one level deeper each time.
+            self._loop.call_soon(self._resume)
+        if self._is_ending and not queue:
+            self.close(self._reason)
 
     def _send_some(self) -> int:
         """One system call for the head of the queue: a descriptor with its bytes, or many buffers."""
         data, descriptor, on_refused = self._queue[0]
         if descriptor is not None:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor.fd]))]
             try:
-                sent = self._sock.sendmsg([data], rights)
+                sent = self._sock.sendmsg([data], rights_of(descriptor))
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS or on_refused is None:
                     raise
@@ -200,7 +207,7 @@ class Channel:
             # The kernel has its own reference now; a rest of the bytes goes without.
             self._queue[0] = (data, None, None)
             return sent
-        buffers = []
+        buffers: list[bytes | memoryview] = []
         total = 0
         for data, descriptor, _ in self._queue:
             if descriptor is not None or len(buffers) == _VECTOR_MAX:
@@ -221,6 +228,22 @@ class Channel:
                 return
             sent -= len(data)
             queue.popleft()
+
+    def end(self, reason: BaseException | None = None) -> None:
+        """Take neither input nor output any more, and close as soon as what waits has been sent."""
+        if self._is_ending or self.is_closed:
+            return
+        self._is_ending = True
+        self._reason = reason
+        self.pause()
+        if not self._corked and not self._is_writing:
+            self._flush()
+
+    def abandon(self) -> None:
+        """Let go of the socket without a word to the peer or the loop: after a fork, both are the parent's."""
+        self.is_closed = True
+        self._queue.clear()
+        self._sock.close()
 
     def close(self, reason: BaseException | None = None) -> None:
         """Close at once; output that still waits is lost. Further calls do nothing."""

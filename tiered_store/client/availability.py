@@ -1,0 +1,86 @@
+"""When the daemon does not answer: how long to try, when to try again, and what may be ignored.
+
+Pure decisions; the clients do the waiting.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, TypeAlias
+
+from tiered_store.errors import (
+    IntegrityError,
+    InvalidKey,
+    KeyConflict,
+    NotFound,
+    PermissionDenied,
+    StoreError,
+    TooLarge,
+)
+
+__all__ = ["Availability", "OnUnavailable", "is_callers_fault", "retry_delays"]
+
+OnUnavailable: TypeAlias = Literal["error", "miss"]
+
+#: Pauses between attempts to reconnect to a daemon that was there a moment ago: a restart takes
+#: about half a second. Doubling with jitter, so that many clients do not come back in step.
+_FIRST_DELAY_S: Final = 0.01
+_LONGEST_DELAY_S: Final = 0.25
+#: How long a client that ignores failures leaves a dead daemon alone between attempts.
+_SHORTEST_REST_S: Final = 0.5
+_LONGEST_REST_S: Final = 15.0
+
+_CALLERS_FAULTS: Final = (InvalidKey, NotFound, KeyConflict, TooLarge, IntegrityError, PermissionDenied)
+
+
+def is_callers_fault(error: StoreError) -> bool:
+    """Whether an error says something about the request, and nothing about the daemon's health."""
+    return isinstance(error, _CALLERS_FAULTS)
+
+
+def retry_delays(budget_s: float, clock: Callable[[], float] = time.monotonic) -> Iterator[float]:
+    """Pauses in seconds, growing, until ``budget_s`` is used up."""
+    deadline = clock() + budget_s
+    delay = _FIRST_DELAY_S
+    while clock() < deadline:
+        yield delay * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+        delay = min(delay * 2, _LONGEST_DELAY_S)
+
+
+class Availability:
+    """Remembers whether the daemon answered lately.
+
+    Args:
+        reconnect_s: how long to go on trying to reach a daemon that has answered before.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, reconnect_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reconnect_s = reconnect_s
+        self._clock = clock
+        self._was_there = False
+        self._rest_until = 0.0
+        self._rest_s = _SHORTEST_REST_S
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether an attempt would come too soon after the last that failed."""
+        return self._clock() < self._rest_until
+
+    def delays(self) -> Iterator[float]:
+        """Pauses between attempts: none for a daemon that was never there."""
+        return retry_delays(self._reconnect_s if self._was_there else 0.0, self._clock)
+
+    def succeeded(self) -> None:
+        """The daemon answers."""
+        self._was_there = True
+        self._rest_until = 0.0
+        self._rest_s = _SHORTEST_REST_S
+
+    def failed(self) -> None:
+        """All attempts were in vain."""
+        self._was_there = False
+        self._rest_until = self._clock() + self._rest_s
+        self._rest_s = min(self._rest_s * 2, _LONGEST_REST_S)

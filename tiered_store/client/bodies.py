@@ -1,0 +1,245 @@
+"""From what a caller has to what travels, and back: bytes, files, sealed memfds, maps.
+
+Blocking file work only; no sockets. Both clients use it, the asyncio one from a thread where it can take long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, BinaryIO, Final, TypeAlias
+
+from tiered_store.client.operations import Received, Upload
+from tiered_store.errors import DaemonUnavailable, ProtocolError
+from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody, ObjectInfo, read_body
+
+__all__ = ["FileTarget", "Progress", "Source", "View", "bytes_of", "upload_of_bytes", "uploads_of_source"]
+
+#: Called with the bytes moved so far and the total, or None where that is not known.
+Progress: TypeAlias = Callable[[int, int | None], None]
+#: What can be stored as an artifact or file: bytes, a path, or a binary file object.
+Source: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
+
+#: A piece of a copy between files: large enough to be cheap, small enough for a progress bar.
+_COPY_BYTES: Final = 8 * 1024 * 1024
+_FICLONE: Final = 0x40049409  # linux/fs.h
+_UNSUPPORTED: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF}
+
+
+def upload_of_bytes(data: bytes | bytearray | memoryview) -> Upload:
+    """Bytes up to the inline bound as they are; larger ones in a memfd that is sealed against every change."""
+    size = memoryview(data).nbytes
+    if size <= INLINE_MAX_BYTES:
+        return Upload(size, inline=bytes(data))
+    if not hasattr(os, "memfd_create"):
+        return Upload(size, read=io.BytesIO(data).read)
+    descriptor = Descriptor(os.memfd_create("tiered_store", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    view = memoryview(data).cast("B")
+    written = 0
+    while written < size:
+        written += os.write(descriptor.fd, view[written:])
+    fcntl.fcntl(
+        descriptor.fd,
+        fcntl.F_ADD_SEALS,
+        fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+    )
+    return Upload(size, descriptor=descriptor)
+
+
+def uploads_of_source(source: Source, progress: Progress | None = None) -> Callable[[], Upload]:
+    """How to read whatever can be read, in the form that costs least; call the result for each attempt.
+
+    A regular file travels as its descriptor, which the daemon copies from; a pipe, or a file object,
+    is streamed, and can be read only once: a second attempt is ``DaemonUnavailable``.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        return lambda: upload_of_bytes(source)
+    if isinstance(source, str | os.PathLike):
+        return lambda: _upload_of_path(source, progress)
+    is_used = False
+
+    def once() -> Upload:
+        nonlocal is_used
+        if is_used:
+            raise DaemonUnavailable("the daemon went away in the middle of a stream, which cannot be sent again")
+        is_used = True
+        return Upload(None, read=_reporting(source.read, None, progress))
+
+    return once
+
+
+def _upload_of_path(path: str | os.PathLike[str], progress: Progress | None) -> Upload:
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    status = os.fstat(descriptor.fd)
+    if stat.S_ISREG(status.st_mode):
+        return _upload_of_descriptor(descriptor, status.st_size)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    return Upload(None, read=_reporting(lambda size: os.read(descriptor.fd, size), None, progress))
+
+
+def _upload_of_descriptor(descriptor: Descriptor, size: int) -> Upload:
+    if size <= INLINE_MAX_BYTES:
+        data = os.pread(descriptor.fd, size, 0)
+        return Upload(len(data), inline=data)
+    return Upload(size, descriptor=descriptor)
+
+
+def _reporting(read: Callable[[int], bytes], total: int | None, progress: Progress | None) -> Callable[[int], bytes]:
+    if progress is None:
+        return read
+    moved = 0
+
+    def reporting(size: int) -> bytes:
+        nonlocal moved
+        data = read(size)
+        moved += len(data)
+        progress(moved, total)
+        return data
+
+    return reporting
+
+
+def _checked_file(file: FileBody) -> FileBody:
+    """Refuse a file that is shorter than announced: touching a map behind its end kills the process."""
+    if os.fstat(file.descriptor.fd).st_size < file.offset + file.size:
+        raise ProtocolError(f"the daemon passed a file shorter than the {file.size} bytes it announced")
+    return file
+
+
+def bytes_of(received: Received) -> bytes:
+    """The object as bytes. Reading from the descriptor beats mapping it and copying (docs/performance.md)."""
+    if received.file is None:
+        return received.data
+    return read_body(_checked_file(received.file))
+
+
+class View:
+    """An object's bytes without a copy, as a context manager that gives a read-only memoryview.
+
+    The map lives as long as any memoryview of it: leaving the ``with`` block lets go of it only when no
+    slice is left in use.
+
+    Attributes:
+        info: what is known of the object.
+    """
+
+    def __init__(self, received: Received) -> None:
+        self.info: ObjectInfo = received.info
+        self._map: mmap.mmap | None = None
+        if received.file is None or received.file.size == 0:
+            self._view = memoryview(received.data)
+            return
+        file = _checked_file(received.file)
+        start = file.offset - file.offset % mmap.ALLOCATIONGRANULARITY
+        length = file.offset + file.size - start
+        self._map = mmap.mmap(file.descriptor.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        self._view = memoryview(self._map)[file.offset - start :]
+
+    def __enter__(self) -> memoryview:
+        return self._view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the bytes; slices that are still in use stay valid."""
+        with contextlib.suppress(BufferError):  # a slice lives: the map goes when it does
+            self._view.release()
+            if self._map is not None:
+                self._map.close()
+
+
+class FileTarget:
+    """A file being written beside its final name, and renamed into place when it is whole.
+
+    Args:
+        path: the final name; an existing file is replaced.
+        progress: told about the bytes as they come.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        self._path = os.fspath(path)
+        self._temporary = f"{self._path}.{os.getpid()}.{os.urandom(4).hex()}.part"
+        self._progress = progress
+        self._written = 0
+        self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def sink(self, info: ObjectInfo) -> Callable[[bytes], Any]:
+        """Start from the first byte, and give a function that appends; for bytes that come as a stream."""
+        total = info.size
+        self._written = 0
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+
+        def write(data: bytes) -> None:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self._report(len(data), total)
+
+        return write
+
+    def take(self, received: Received) -> None:
+        """Write what came at once: bytes, or a file to clone or copy."""
+        if received.file is not None:
+            self._copy(_checked_file(received.file))
+        elif received.data:
+            self.sink(received.info)(received.data)
+
+    def _copy(self, file: FileBody) -> None:
+        source = file.descriptor.fd
+        if file.offset == 0 and file.size == os.fstat(source).st_size:
+            with contextlib.suppress(OSError):  # no reflinks on this file system
+                fcntl.ioctl(self._fd, _FICLONE, source)
+                self._report(file.size, file.size)
+                return
+        done = 0
+        while done < file.size:
+            count = _copy_piece(source, file.offset + done, self._fd, min(_COPY_BYTES, file.size - done))
+            if count == 0:
+                raise ProtocolError("the daemon's file ended early")
+            done += count
+            self._report(count, file.size)
+
+    def _report(self, count: int, total: int) -> None:
+        self._written += count
+        if self._progress is not None:
+            self._progress(self._written, total)
+
+    def commit(self) -> None:
+        """Give the file its name."""
+        os.close(self._fd)
+        self._fd = -1
+        os.replace(self._temporary, self._path)  # noqa: PTH105 - pathlib costs an import of 5 ms
+
+    def abandon(self) -> None:
+        """Remove what was written; does nothing after :meth:`commit`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)  # noqa: PTH108
+
+
+def _copy_piece(source: int, offset: int, target: int, size: int) -> int:
+    """Copy inside the kernel where it can, through memory where it cannot."""
+    try:
+        return os.copy_file_range(source, target, size, offset_src=offset)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    data = os.pread(source, min(size, 1024 * 1024), offset)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+    return len(data)

@@ -1,0 +1,231 @@
+"""One blocking connection to the daemon: frames out, frames in, with a deadline.
+
+The kernel keeps the time (``SO_RCVTIMEO``): a Python socket with a timeout polls before each call, which
+would be two more system calls per request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import time
+from collections import deque
+from typing import Final, TypeVar
+
+from tiered_store.aio.rights import ANCILLARY_BYTES, CLOEXEC, own_descriptors, rights_of
+from tiered_store.client.operations import Conversation, Incoming
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
+from tiered_store.objects import Descriptor
+from tiered_store.protocol.frames import Frame, FrameReader, Opcode
+from tiered_store.protocol.messages import Welcome, decode_welcome, encode_hello
+from tiered_store.protocol.status import decode_error
+
+__all__ = ["Link", "breaks_link", "connect_error"]
+
+T = TypeVar("T")
+
+#: A reply with an inline object fits one read.
+_READ_BYTES: Final = 72 * 1024
+
+
+def connect_error(path: str, error: OSError) -> DaemonUnavailable:
+    """What to tell a user whose daemon does not answer: what was tried, and what to do."""
+    if error.errno == errno.ENOENT:
+        reason = "no such socket"
+    elif error.errno == errno.ECONNREFUSED:
+        reason = "the socket is there, but nobody listens on it"
+    elif error.errno in {errno.EACCES, errno.EPERM}:
+        reason = f"user {os.getuid()} may not use the socket"
+    else:
+        reason = error.strerror or str(error)
+    return DaemonUnavailable(
+        f"no daemon at {path} ({reason}); start one with 'tiered-store serve --socket {path}', "
+        "or name another socket with --socket or $TIERED_STORE_SOCKET"
+    )
+
+
+def _timeval(seconds: float | None) -> bytes:
+    """A C ``struct timeval``; zero means no limit, so a tiny time is rounded up."""
+    if seconds is None:
+        return struct.pack("@ll", 0, 0)
+    microseconds = max(1, int(seconds * 1e6))
+    return struct.pack("@ll", microseconds // 1_000_000, microseconds % 1_000_000)
+
+
+class Link:
+    """One connected socket; used by one caller at a time.
+
+    Args:
+        path: the daemon's socket.
+        timeout_s: for connecting, and for each operation as a whole unless it is a stream, where it
+            bounds each silence; None waits for ever.
+
+    Raises:
+        DaemonUnavailable: nobody answers there, or the daemon refuses.
+    """
+
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._reader = FrameReader()
+        self._frames: deque[Frame] = deque()
+        self._descriptors: deque[Descriptor] = deque()
+        self._request_id = 0
+        self._deadline: float | None = None
+        self._is_shortened = False
+        #: Whether at least one operation has been completed; a fresh link that fails is no accident.
+        self.is_proven = False
+        #: Whether the daemon has said goodbye: no further request on this link.
+        self.is_leaving = False
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._limit_time(timeout_s)
+            self._sock.connect(path)
+        except OSError as error:
+            self._sock.close()
+            raise connect_error(path, error) from None
+        self._recvmsg = self._sock.recvmsg
+        self._sendall = self._sock.sendall
+        try:
+            self.welcome = self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self) -> Welcome:
+        self.begin()
+        # A daemon that refuses closes at once; why it did is then already here to be read.
+        with contextlib.suppress(ConnectionError):
+            self._sendall(encode_hello("python"))
+        try:
+            frame, _ = self.receive()
+        except ConnectionError:
+            raise DaemonUnavailable(f"the daemon at {self._path} closed the connection at once") from None
+        return decode_welcome(frame)
+
+    def _limit_time(self, seconds: float | None) -> None:
+        value = _timeval(seconds)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def begin(self) -> int:
+        """Start an operation: its id, and its deadline from now on."""
+        if self._timeout_s is not None:
+            self._deadline = time.monotonic() + self._timeout_s
+            if self._is_shortened:
+                self._is_shortened = False
+                self._limit_time(self._timeout_s)
+        self._request_id = (self._request_id + 1) & 0xFFFFFFFF or 1
+        return self._request_id
+
+    def extend(self) -> None:
+        """Something of a stream has arrived: the deadline counts from here."""
+        if self._timeout_s is not None:
+            self._deadline = time.monotonic() + self._timeout_s
+
+    def send(self, data: bytes, descriptor: Descriptor | None = None) -> None:
+        """Send a frame.
+
+        Raises:
+            ConnectionError: the daemon has gone. DeadlineExceeded: it takes nothing.
+        """
+        try:
+            if descriptor is None:
+                self._sendall(data)
+            else:
+                sent = self._sock.sendmsg([data], rights_of(descriptor))
+                self._sendall(data[sent:])
+        except BlockingIOError:
+            raise DeadlineExceeded(f"the daemon at {self._path} took no request within {self._timeout_s} s") from None
+
+    def receive(self) -> Incoming:
+        """The next frame, and its descriptor.
+
+        Raises:
+            ConnectionError: the daemon has gone. DeadlineExceeded: no frame in time.
+            StoreError: the daemon ends this connection, and why.
+        """
+        while True:
+            while self._frames:
+                frame = self._frames.popleft()
+                if frame.request_id:
+                    return frame, self._take_descriptor(frame)
+                if frame.opcode == Opcode.GOODBYE:
+                    self.is_leaving = True
+                elif frame.opcode == Opcode.ERROR:
+                    raise decode_error(frame)
+                else:
+                    return frame, None
+            self._read()
+
+    def _take_descriptor(self, frame: Frame) -> Descriptor | None:
+        if frame.opcode != Opcode.OBJECT_DESCRIPTOR:
+            return None
+        if not self._descriptors:
+            raise ProtocolError("a reply by descriptor came without its descriptor")
+        return self._descriptors.popleft()
+
+    def _read(self) -> None:
+        """One read; a second one for the same operation is where the deadline is looked at again."""
+        if self._reader.is_midway and self._deadline is not None:
+            self._shorten()
+        try:
+            data, ancillary, _, _ = self._recvmsg(_READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
+        except BlockingIOError:
+            message = f"no answer from the daemon at {self._path} within {self._timeout_s} s"
+            raise DeadlineExceeded(message) from None
+        if ancillary:
+            self._descriptors.extend(own_descriptors(ancillary))
+        if not data:
+            raise ConnectionResetError("the daemon closed the connection")
+        self._frames.extend(self._reader.receive(data))
+
+    def _shorten(self) -> None:
+        """Let the kernel wait no longer than what is left of the deadline."""
+        assert self._deadline is not None
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"no answer from the daemon at {self._path} within {self._timeout_s} s")
+        self._is_shortened = True
+        self._limit_time(left)
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Drive a conversation to its end.
+
+        Raises:
+            StoreError: the store's answer; the link is in order afterwards unless it was about the link.
+        """
+        try:
+            action = next(conversation)
+            while True:
+                if action is None:
+                    incoming = self.receive()
+                    action = conversation.send(incoming)
+                    self.extend()
+                else:
+                    self.send(*action)
+                    action = next(conversation)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            conversation.close()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is left over from the last operation, so that another may follow."""
+        return not (self._frames or self._descriptors or self._reader.is_midway or self.is_leaving)
+
+    def close(self) -> None:
+        """Close this process's end; never ``shutdown``, which a fork's parent would feel."""
+        self._sock.close()
+        self._frames.clear()
+        self._descriptors.clear()
+
+
+def breaks_link(error: BaseException) -> bool:
+    """Whether after this error the link cannot be used again."""
+    return not isinstance(error, StoreError) or isinstance(error, ProtocolError | DeadlineExceeded | DaemonUnavailable)

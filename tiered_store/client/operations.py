@@ -1,0 +1,322 @@
+"""Every operation as a conversation, written once for both clients.
+
+A conversation is a generator that does no I/O on sockets: it yields what to send (frame and, where one
+goes along, a descriptor) or ``RECEIVE``, is sent what was received, and returns its result. The
+synchronous and the asyncio client only drive it. Errors of the store are raised from inside it, after
+which the connection is in order; any other exception means that it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from tiered_store.errors import IntegrityError, NotFound, ProtocolError, StoreError
+from tiered_store.objects import Descriptor, FileBody, ObjectInfo
+from tiered_store.protocol.batches import (
+    ITEM_LARGE,
+    decode_batch,
+    decode_stored,
+    encode_keys,
+    encode_pairs,
+    item_error,
+)
+from tiered_store.protocol.frames import DATA_MAX_BYTES, Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.messages import (
+    PutRequest,
+    decode_info,
+    decode_listing,
+    decode_span,
+    encode_get,
+    encode_list_request,
+    encode_put,
+)
+from tiered_store.protocol.status import decode_error
+
+__all__ = [
+    "RECEIVE",
+    "Conversation",
+    "Incoming",
+    "Outgoing",
+    "Received",
+    "Upload",
+    "copy",
+    "delete",
+    "delete_prefix",
+    "exists_many",
+    "get",
+    "get_many",
+    "list_page",
+    "ping",
+    "put",
+    "put_many",
+    "receive_object",
+    "stat",
+    "stats",
+]
+
+T = TypeVar("T")
+Outgoing: TypeAlias = tuple[bytes, Descriptor | None]
+Incoming: TypeAlias = tuple[Frame, Descriptor | None]
+Conversation: TypeAlias = Generator[Outgoing | None, Incoming, T]
+Sink: TypeAlias = Callable[[bytes], Any]
+
+#: Yielded to ask for the next frame.
+RECEIVE: Final = None
+
+
+class Received(NamedTuple):
+    """An object as it came: its bytes, or the file that has them, or nothing where a sink took them."""
+
+    info: ObjectInfo
+    data: bytes
+    file: FileBody | None
+
+
+class Upload(NamedTuple):
+    """The bytes of a put, in the one of three forms that suits them."""
+
+    size: int | None
+    inline: bytes | None = None
+    descriptor: Descriptor | None = None
+    #: Gives pieces of at most the size it is asked for, b"" at the end.
+    read: Callable[[int], bytes] | None = None
+
+
+def _checked(frame: Frame, *expected: int) -> Frame:
+    """The frame, if it is what it should be; an ERROR reply is raised."""
+    if frame.opcode in expected:
+        return frame
+    if frame.opcode == Opcode.ERROR:
+        raise decode_error(frame)
+    raise ProtocolError(f"unexpected reply {frame}")
+
+
+def _exchange(request: bytes, expected: Opcode) -> Conversation[Frame]:
+    yield request, None
+    frame, _ = yield RECEIVE
+    return _checked(frame, expected)
+
+
+# -- reading ----------------------------------------------------------------------------------------
+
+
+def get(
+    request_id: int,
+    key: str,
+    *,
+    flags: int,
+    span: tuple[int, int | None] | None = None,
+    deadline_ms: int = 0,
+    sink: Callable[[ObjectInfo], Sink] | None = None,
+) -> Conversation[Received]:
+    """Read an object.
+
+    Args:
+        request_id: chosen by the driver.
+        key: the object's key.
+        flags: hints and what replies are welcome.
+        span: offset, and length or None.
+        deadline_ms: for the server; 0 for none.
+        sink: for bytes that come as a stream; called once with the object's information. Without one
+            they are collected.
+    """
+    yield encode_get(request_id, key.encode(), flags=flags, span=span, deadline_ms=deadline_ms), None
+    incoming = yield RECEIVE
+    return (yield from receive_object(request_id, key, incoming, sink=sink))
+
+
+def receive_object(
+    request_id: int, key: str, first: Incoming, *, sink: Callable[[ObjectInfo], Sink] | None = None
+) -> Conversation[Received]:
+    """Go on from the first frame of a reply to GET."""
+    frame, descriptor = first
+    _checked(frame, Opcode.OBJECT, Opcode.OBJECT_DESCRIPTOR, Opcode.OBJECT_STREAM)
+    info, _tier = decode_info(frame.head, key)
+    if frame.opcode == Opcode.OBJECT:
+        return Received(info, frame.body, None)
+    if frame.opcode == Opcode.OBJECT_DESCRIPTOR:
+        if descriptor is None:
+            raise ProtocolError("a reply by descriptor came without its descriptor")
+        offset, length = decode_span(frame.body)
+        return Received(info, b"", FileBody(descriptor, offset, length, is_memory=False))
+    collected = bytearray()
+    write: Sink = collected.extend if sink is None else sink(info)
+    while True:
+        frame, _ = yield RECEIVE
+        _checked(frame, Opcode.DATA, Opcode.END)
+        if frame.opcode == Opcode.END:
+            return Received(info, bytes(collected), None)
+        write(frame.payload)
+        yield encode_frame(Opcode.WINDOW, request_id, extra=len(frame.payload)), None
+
+
+def get_many(
+    request_id: int, keys: Sequence[str], *, flags: int = 0, deadline_ms: int = 0
+) -> Conversation[tuple[dict[str, bytes], list[str]]]:
+    """Read many small objects; gives what was found, and the keys of objects too large for a batch."""
+    body = encode_keys([key.encode() for key in keys])
+    yield encode_frame(Opcode.GET_MANY, request_id, body=body, flags=flags, extra=deadline_ms), None
+    found: dict[str, bytes] = {}
+    large: list[str] = []
+    error: StoreError | None = None
+    while True:
+        frame, _ = yield RECEIVE
+        _checked(frame, Opcode.BATCH)
+        for index, size, data in decode_batch(frame):
+            if index >= len(keys):
+                raise ProtocolError(f"a batch answers key {index} of {len(keys)}")
+            if size < ITEM_LARGE - 0xFF:
+                found[keys[index]] = data
+            elif size == ITEM_LARGE:
+                large.append(keys[index])
+            else:
+                problem = item_error(size, keys[index])
+                if not isinstance(problem, NotFound):
+                    error = error or problem
+        if frame.flags & Flag.FINAL:
+            if error is not None:
+                raise error
+            return found, large
+
+
+def stat(request_id: int, key: str, *, deadline_ms: int = 0) -> Conversation[ObjectInfo]:
+    """What is known of an object."""
+    request = encode_frame(Opcode.STAT, request_id, body=key.encode(), extra=deadline_ms)
+    frame = yield from _exchange(request, Opcode.INFO)
+    return decode_info(frame.head, key)[0]
+
+
+def exists_many(request_id: int, keys: Sequence[str], *, deadline_ms: int = 0) -> Conversation[list[bool]]:
+    """Whether there are objects under these keys."""
+    body = encode_keys([key.encode() for key in keys])
+    request = encode_frame(Opcode.EXISTS, request_id, body=body, extra=deadline_ms)
+    frame = yield from _exchange(request, Opcode.EXISTENCE)
+    if len(frame.body) != len(keys):
+        raise ProtocolError("the answer about existence has another number of keys than the question")
+    return [bool(flag) for flag in frame.body]
+
+
+def list_page(
+    request_id: int, prefix: str, cursor: bytes, limit: int, *, deadline_ms: int = 0
+) -> Conversation[tuple[list[ObjectInfo], bytes]]:
+    """One page of a listing, and the cursor of the next; empty at the end."""
+    request = encode_list_request(request_id, prefix.encode(), cursor, limit, deadline_ms=deadline_ms)
+    frame = yield from _exchange(request, Opcode.LISTING)
+    return decode_listing(frame)
+
+
+# -- writing ----------------------------------------------------------------------------------------
+
+
+def put(
+    request_id: int,
+    key: str,
+    make_upload: Callable[[], Upload],
+    *,
+    content_type: str | None,
+    metadata: dict[str, str],
+    deadline_ms: int = 0,
+) -> Conversation[ObjectInfo]:
+    """Store an object; the key ``sha256:`` lets the server name an artifact by its bytes.
+
+    ``make_upload`` is called here, so that an operation that is repeated starts with the first byte again.
+    """
+    upload = make_upload()
+    request = PutRequest(key.encode(), upload.size, content_type, metadata)
+    if upload.inline is not None:
+        frame = yield from _exchange(
+            encode_put(request_id, request, body=upload.inline, deadline_ms=deadline_ms), Opcode.INFO
+        )
+    elif upload.descriptor is not None:
+        frame = yield from _put_descriptor(request_id, request, upload.descriptor)
+    else:
+        assert upload.read is not None
+        frame = yield from _put_stream(request_id, request, upload.read)
+    return decode_info(frame.head)[0]
+
+
+def _put_descriptor(request_id: int, request: PutRequest, descriptor: Descriptor) -> Conversation[Frame]:
+    yield encode_put(request_id, request, flags=Flag.DESCRIPTOR), None
+    frame, _ = yield RECEIVE
+    _checked(frame, Opcode.WINDOW)
+    yield encode_frame(Opcode.DESCRIPTOR, request_id), descriptor
+    frame, _ = yield RECEIVE
+    return _checked(frame, Opcode.INFO)
+
+
+def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], bytes]) -> Conversation[Frame]:
+    """Send pieces as far as the server grants; a refusal in the middle ends it."""
+    yield encode_put(request_id, request, flags=Flag.STREAM), None
+    credit = 0
+    piece = b""
+    while True:
+        while credit < max(1, len(piece)):
+            frame, _ = yield RECEIVE
+            credit += _checked(frame, Opcode.WINDOW).extra
+        piece = piece or read(DATA_MAX_BYTES)
+        if not piece:
+            break
+        if credit < len(piece):
+            continue
+        yield encode_frame(Opcode.DATA, request_id, body=piece), None
+        credit -= len(piece)
+        piece = b""
+    yield encode_frame(Opcode.END, request_id), None
+    while True:
+        frame, _ = yield RECEIVE
+        if frame.opcode != Opcode.WINDOW:  # grants for the last pieces may still be under way
+            return _checked(frame, Opcode.INFO)
+
+
+def put_many(
+    request_id: int, items: Sequence[tuple[str, bytes]], *, deadline_ms: int = 0
+) -> Conversation[list[ObjectInfo | StoreError]]:
+    """Store many small objects; what became of each."""
+    body = encode_pairs((key.encode(), data) for key, data in items)
+    request = encode_frame(Opcode.PUT_MANY, request_id, body=body, extra=deadline_ms)
+    frame = yield from _exchange(request, Opcode.STORED_MANY)
+    results = decode_stored(frame.body)
+    if len(results) != len(items):
+        raise ProtocolError("the answer has another number of objects than the request")
+    return results
+
+
+def delete(request_id: int, key: str, *, deadline_ms: int = 0) -> Conversation[int]:
+    """Remove an object; how many there were."""
+    request = encode_frame(Opcode.DELETE, request_id, body=key.encode(), extra=deadline_ms)
+    frame = yield from _exchange(request, Opcode.DONE)
+    return frame.extra
+
+
+def delete_prefix(request_id: int, prefix: str) -> Conversation[int]:
+    """Remove all objects under a prefix; how many there were."""
+    request = encode_frame(Opcode.DELETE_PREFIX, request_id, body=prefix.encode())
+    frame = yield from _exchange(request, Opcode.DONE)
+    return frame.extra
+
+
+def copy(request_id: int, source: str, target: str, *, deadline_ms: int = 0) -> Conversation[ObjectInfo]:
+    """Copy an object inside the origin."""
+    pair: Iterable[tuple[bytes, bytes]] = [(source.encode(), target.encode())]
+    request = encode_frame(Opcode.COPY, request_id, body=encode_pairs(pair), extra=deadline_ms)
+    frame = yield from _exchange(request, Opcode.INFO)
+    return decode_info(frame.head, target)[0]
+
+
+# -- the daemon -------------------------------------------------------------------------------------
+
+
+def stats(request_id: int) -> Conversation[dict[str, Any]]:
+    """The daemon's numbers."""
+    frame = yield from _exchange(encode_frame(Opcode.STATS, request_id), Opcode.STATISTICS)
+    numbers: dict[str, Any] = json.loads(frame.body)
+    return numbers
+
+
+def ping(request_id: int) -> Conversation[None]:
+    """Nothing but a round trip."""
+    frame = yield from _exchange(encode_frame(Opcode.PING, request_id, body=b"ping"), Opcode.PONG)
+    if frame.payload != b"ping":
+        raise IntegrityError("the daemon's echo differs from what was sent")

@@ -1,0 +1,132 @@
+"""Idle links to the daemon, for any number of threads, across forks.
+
+A link belongs to one caller at a time; taking and giving back are single operations on a list, which the
+interpreter makes atomic, so the hot path takes no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from tiered_store.client.availability import Availability
+from tiered_store.client.link import Link, breaks_link
+from tiered_store.errors import DaemonUnavailable
+
+__all__ = ["Pool"]
+
+T = TypeVar("T")
+
+#: Links kept while nobody uses them; a burst of threads may open more for a while.
+_MAX_IDLE: Final = 16
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child: its copies of the parent's links must never carry a byte."""
+    for pool in list(_pools):
+        pool.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Pool:
+    """Links to one socket.
+
+    Args:
+        path: the daemon's socket.
+        timeout_s: see ``Link``.
+        reconnect_s: how long to try again when a daemon that was there has gone.
+    """
+
+    def __init__(self, path: str, timeout_s: float | None, reconnect_s: float) -> None:
+        self.path = path
+        self._timeout_s = timeout_s
+        self.availability = Availability(reconnect_s)
+        self._idle: list[Link] = []
+        self._is_closed = False
+        _pools.add(self)
+
+    def take(self) -> Link:
+        """An idle link, or a new one.
+
+        Raises:
+            DaemonUnavailable: no daemon answers.
+        """
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        if self._is_closed:
+            raise DaemonUnavailable("this client has been closed")
+        return self._connect()
+
+    def _connect(self) -> Link:
+        try:
+            link = Link(self.path, self._timeout_s)
+        except DaemonUnavailable:
+            for delay in self.availability.delays():
+                time.sleep(delay)
+                try:
+                    link = Link(self.path, self._timeout_s)
+                    break
+                except DaemonUnavailable:
+                    continue
+            else:
+                self.availability.failed()
+                raise
+        self.availability.succeeded()
+        return link
+
+    def give_back(self, link: Link) -> None:
+        """Keep a link for the next caller, if it is in order."""
+        if link.is_clean and not self._is_closed and len(self._idle) < _MAX_IDLE:
+            link.is_proven = True
+            self._idle.append(link)
+        else:
+            link.close()
+
+    def use(self, work: Callable[[Link], T]) -> T:
+        """Run an operation on a link, and once more on a fresh one if the daemon had gone in between.
+
+        Every operation may be repeated: reads change nothing, and writes say what shall be there.
+        """
+        while True:
+            link = self.take()
+            was_proven = link.is_proven
+            try:
+                result = work(link)
+            except (ConnectionError, DaemonUnavailable) as error:
+                link.close()
+                if not was_proven:
+                    if isinstance(error, DaemonUnavailable):
+                        raise
+                    message = f"the daemon at {self.path} closed the connection during the request"
+                    raise DaemonUnavailable(message) from None
+                self.forget()  # the others are as old, or older
+            except BaseException as error:
+                if breaks_link(error):
+                    link.close()
+                else:
+                    self.give_back(link)
+                raise
+            else:
+                self.give_back(link)
+                return result
+
+    def forget(self) -> None:
+        """Close this process's ends of all idle links."""
+        idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    def close(self) -> None:
+        """Close idle links now, and busy ones when they are given back."""
+        self._is_closed = True
+        self.forget()

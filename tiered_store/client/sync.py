@@ -1,0 +1,345 @@
+"""The synchronous client: safe to share between threads, and to carry across a fork."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from tiered_store.client import operations
+from tiered_store.client.address import default_socket_path
+from tiered_store.client.availability import OnUnavailable, is_callers_fault
+from tiered_store.client.batching import key_batches, put_batches
+from tiered_store.client.bodies import (
+    FileTarget,
+    Progress,
+    Source,
+    View,
+    bytes_of,
+    upload_of_bytes,
+    uploads_of_source,
+)
+from tiered_store.client.link import Link
+from tiered_store.client.operations import Conversation, Received, Upload
+from tiered_store.client.pool import Pool
+from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
+from tiered_store.key import ARTIFACT_PREFIX
+from tiered_store.objects import ObjectInfo
+from tiered_store.protocol.frames import Flag, Opcode
+from tiered_store.protocol.messages import encode_get
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_PAGE = 1000
+
+
+class Client:
+    """Talks to a daemon on this machine.
+
+    All methods raise the errors of ``tiered_store.errors``. Any number of threads may share a client; a
+    child process made by a fork opens connections of its own.
+
+    Args:
+        socket_path: the daemon's socket; by default ``$TIERED_STORE_SOCKET``, else the place where a
+            daemon without configuration listens.
+        timeout_s: for each operation; None waits for ever. Transfers that stream may take longer as
+            long as they move.
+        reconnect_s: how long an operation tries to reach a daemon that has answered before; one that
+            never has fails at once.
+        on_unavailable: ``"error"`` raises when the daemon is dead or failing; ``"miss"`` makes reads
+            misses and ignores writes, for builds that must not fail because of a cache.
+    """
+
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        reconnect_s: float = 2.0,
+        on_unavailable: OnUnavailable = "error",
+    ) -> None:
+        self.socket_path = os.fspath(socket_path) if socket_path is not None else default_socket_path()
+        self._pool = Pool(self.socket_path, timeout_s, reconnect_s)
+        self._deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
+        self._is_lenient = on_unavailable == "miss"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; operations in other threads end first."""
+        self._pool.close()
+
+    # -- driving conversations ----------------------------------------------------------------------
+
+    def _use(self, work: Callable[[Link], T]) -> T:
+        """Run an operation; a client that is lenient turns the daemon's failures into a miss."""
+        if not self._is_lenient:
+            return self._pool.use(work)
+        if self._pool.availability.is_resting:
+            raise NotFound("the daemon is unavailable")
+        try:
+            return self._pool.use(work)
+        except StoreError as error:
+            if is_callers_fault(error):
+                raise
+            raise NotFound(f"the daemon is unavailable: {error.message}") from error
+
+    def _run(
+        self,
+        operation: Callable[Concatenate[int, P], Conversation[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return self._use(lambda link: link.run(operation(link.begin(), *args, **kwargs)))
+
+    def _run_or(
+        self,
+        otherwise: T,
+        operation: Callable[Concatenate[int, P], Conversation[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`_run`, with a value for the lenient client whose daemon is unavailable."""
+        try:
+            return self._run(operation, *args, **kwargs)
+        except NotFound:
+            if self._is_lenient:
+                return otherwise
+            raise
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        key: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        only_if_cached: bool = False,
+        no_promote: bool = False,
+    ) -> bytes:
+        """The object's bytes, or the range ``[offset, offset + length)`` of them.
+
+        Args:
+            key: the object's key.
+            offset: where to start.
+            length: how many bytes at most; None for the rest.
+            only_if_cached: do not ask the origin.
+            no_promote: do not bring the object into faster tiers.
+
+        Raises:
+            NotFound, InvalidKey, IntegrityError, OriginUnavailable, DeadlineExceeded, DaemonUnavailable.
+        """
+        flags = Flag.ACCEPT_DESCRIPTOR
+        if only_if_cached:
+            flags |= Flag.ONLY_IF_CACHED
+        if no_promote:
+            flags |= Flag.NO_PROMOTE
+        span = None if offset == 0 and length is None else (offset, length)
+        raw = key.encode()
+        deadline_ms = self._deadline_ms
+
+        def work(link: Link) -> bytes:
+            request_id = link.begin()
+            link.send(encode_get(request_id, raw, flags=flags, span=span, deadline_ms=deadline_ms))
+            incoming = link.receive()
+            frame = incoming[0]
+            if frame.opcode == Opcode.OBJECT:  # the common case needs none of the information
+                return frame.payload[frame.head_length :]
+            return bytes_of(link.run(operations.receive_object(request_id, key, incoming)))
+
+        return self._use(work)
+
+    def get_view(self, key: str, *, only_if_cached: bool = False, no_promote: bool = False) -> View:
+        """The object's bytes without a copy: ``with store.get_view(key) as view: ...``.
+
+        The memoryview is read-only; slices of it may outlive the block.
+        """
+        return View(self._get(key, self._flags(only_if_cached, no_promote)))
+
+    def _flags(self, only_if_cached: bool, no_promote: bool) -> int:
+        flags = Flag.ACCEPT_DESCRIPTOR
+        flags |= Flag.ONLY_IF_CACHED if only_if_cached else 0
+        return flags | (Flag.NO_PROMOTE if no_promote else 0)
+
+    def _get(self, key: str, flags: int) -> Received:
+        return self._run(operations.get, key, flags=flags, deadline_ms=self._deadline_ms)
+
+    def get_file(self, key: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> ObjectInfo:
+        """Write the object to a file, which appears whole or not at all.
+
+        Args:
+            key: the object's key.
+            path: replaced if it is there.
+            progress: called with (bytes so far, total).
+        """
+        target = FileTarget(path, progress)
+        try:
+            flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+            received = self._run(operations.get, key, flags=flags, sink=target.sink)
+            target.take(received)
+            target.commit()
+            return received.info
+        finally:
+            target.abandon()
+
+    def get_many(self, keys: Iterable[str], *, only_if_cached: bool = False) -> dict[str, bytes]:
+        """The objects that are there, by key, in few round trips; missing keys are left out."""
+        flags = Flag.ONLY_IF_CACHED if only_if_cached else 0
+        found: dict[str, bytes] = {}
+        for batch in key_batches(keys):
+            nothing: tuple[dict[str, bytes], list[str]] = ({}, [])
+            some, large = self._run_or(nothing, operations.get_many, batch, flags=flags, deadline_ms=self._deadline_ms)
+            found.update(some)
+            for key in large:
+                try:
+                    found[key] = self.get(key, only_if_cached=only_if_cached)
+                except NotFound:
+                    continue
+        return found
+
+    def stat(self, key: str) -> ObjectInfo:
+        """What is known of the object. Raises NotFound."""
+        return self._run(operations.stat, key, deadline_ms=self._deadline_ms)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under this key."""
+        return self.exists_many([key])[key]
+
+    def exists_many(self, keys: Iterable[str]) -> dict[str, bool]:
+        """For each key, whether there is an object."""
+        answers: dict[str, bool] = {}
+        for batch in key_batches(keys):
+            missing = [False] * len(batch)
+            flags = self._run_or(missing, operations.exists_many, batch, deadline_ms=self._deadline_ms)
+            answers.update(zip(batch, flags, strict=True))
+        return answers
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key starts with ``prefix``, in byte order of the key; fetched in pages."""
+        cursor = b""
+        while True:
+            empty: tuple[list[ObjectInfo], bytes] = ([], b"")
+            items, cursor = self._run_or(
+                empty, operations.list_page, prefix, cursor, _PAGE, deadline_ms=self._deadline_ms
+            )
+            yield from items
+            if not cursor:
+                return
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        key: str,
+        data: bytes | bytearray | memoryview,
+        *,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Store bytes; returns when the origin has them durably.
+
+        Raises:
+            InvalidKey, KeyConflict, TooLarge, QuotaExceeded, OriginUnavailable, DaemonUnavailable.
+        """
+        return self._put(key, lambda: upload_of_bytes(data), content_type, metadata)
+
+    def put_file(
+        self,
+        key: str,
+        source: Source,
+        *,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> ObjectInfo:
+        """Store a file: a path, or a binary file object, which is read to its end."""
+        return self._put(key, uploads_of_source(source, progress), content_type, metadata)
+
+    def _put(
+        self,
+        key: str,
+        upload: Callable[[], Upload],
+        content_type: str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> ObjectInfo:
+        described = dict(metadata or {})
+        return self._run_or(
+            ObjectInfo(key, 0, "", content_type, described),
+            operations.put,
+            key,
+            upload,
+            content_type=content_type,
+            metadata=described,
+            deadline_ms=self._deadline_ms,
+        )
+
+    def put_artifact(self, source: Source, *, content_type: str | None = None, progress: Progress | None = None) -> str:
+        """Store bytes, a path or a file object under its sha256; gives the key ``sha256:<hex>``.
+
+        The daemon computes the digest. A lenient client whose daemon is unavailable gives ``""``.
+        """
+        info = self._put(ARTIFACT_PREFIX, uploads_of_source(source, progress), content_type, None)
+        return info.key if info.key != ARTIFACT_PREFIX else ""
+
+    def put_many(self, items: Mapping[str, bytes]) -> dict[str, ObjectInfo]:
+        """Store many objects in few round trips. All are tried; then the first error is raised."""
+        stored: dict[str, ObjectInfo] = {}
+        error: StoreError | None = None
+        batches, large = put_batches(items)
+        for batch in batches:
+            ignored: list[ObjectInfo | StoreError] = []
+            results = self._run_or(ignored, operations.put_many, batch, deadline_ms=self._deadline_ms)
+            for (key, _), result in zip(batch, results, strict=False):
+                if isinstance(result, ObjectInfo):
+                    stored[key] = result
+                elif not self._is_lenient or is_callers_fault(result):
+                    result.key = key
+                    error = error or result
+        for key in large:
+            stored[key] = self.put(key, items[key])
+        if error is not None:
+            raise error
+        return stored
+
+    def copy(self, source: str, target: str) -> ObjectInfo:
+        """Copy an object, inside the origin where it can."""
+        return self._run(operations.copy, source, target, deadline_ms=self._deadline_ms)
+
+    def delete(self, key: str) -> bool:
+        """Remove an object from the origin and every tier; whether there was one."""
+        return bool(self._run_or(0, operations.delete, key, deadline_ms=self._deadline_ms))
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Remove all objects whose key starts with ``prefix``; how many there were."""
+        return self._run_or(0, operations.delete_prefix, prefix)
+
+    # -- the daemon ---------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """The daemon's numbers, by tier and in all."""
+        return self._run(operations.stats)
+
+    def ping(self) -> float:
+        """A round trip; how long it took, in seconds.
+
+        Raises:
+            DaemonUnavailable: also for a lenient client.
+        """
+        started = time.perf_counter()
+        try:
+            self._pool.use(lambda link: link.run(operations.ping(link.begin())))
+        except OSError as error:
+            raise DaemonUnavailable(f"no answer from {self.socket_path}: {error}") from error
+        return time.perf_counter() - started

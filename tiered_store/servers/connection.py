@@ -1,0 +1,348 @@
+"""One connection of the native door: the rules of the conversation, and the hot path of a read.
+
+Frames come in from the channel; each becomes a reply at once (a hit, a ping) or a task. What a request
+means is said in ``requests`` and ``transfers``; this module knows who may speak when, how much may be
+under way, and what a violation costs: this connection, and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from tiered_store.aio.channel import Channel
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
+from tiered_store.objects import Descriptor, Entry
+from tiered_store.protocol.frames import (
+    HEADER,
+    MAX_FRAME_BYTES,
+    STREAM_WINDOW_BYTES,
+    Flag,
+    Frame,
+    FrameReader,
+    Opcode,
+    encode_frame,
+)
+from tiered_store.protocol.messages import (
+    VERSION,
+    Welcome,
+    decode_hello,
+    encode_info,
+    encode_span,
+    encode_welcome,
+)
+from tiered_store.protocol.status import encode_error
+from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.sockets import PeerCredentials
+from tiered_store.servers.transfers import Transfer
+from tiered_store.store.store import Store
+
+__all__ = ["Connection", "Door"]
+
+_log = logging.getLogger("tiered_store.native")
+
+_OBJECT: Final = int(Opcode.OBJECT)
+_GET: Final = int(Opcode.GET)
+#: A GET with one of these goes the long way round.
+_NOT_SIMPLE: Final[int] = Flag.STREAM | Flag.RANGE
+#: Descriptors that may wait for their frame; a peer sends one per upload, and only when asked.
+_MAX_DESCRIPTORS: Final = 4
+
+
+class Door(Protocol):
+    """What a connection needs of the door it came through."""
+
+    store: Store
+    limits: NativeLimits
+    name: str
+
+    def gone(self, connection: Connection) -> None:
+        """The connection has ended."""
+        ...
+
+    def statistics(self) -> dict[str, object]:
+        """What STATS answers."""
+        ...
+
+
+Handler = Callable[["Connection", Frame], Coroutine[Any, Any, None]]
+
+
+class Connection:
+    """One peer.
+
+    Args:
+        sock: accepted, owned from here on.
+        door: where it came in.
+        peer: who is at the other end, as the kernel says.
+        handlers: what to do for each opcode that needs a task.
+        opened_at: now, on the loop's clock.
+    """
+
+    def __init__(
+        self, sock: socket.socket, door: Door, peer: PeerCredentials, handlers: dict[int, Handler], *, opened_at: float
+    ) -> None:
+        self.door = door
+        self.store = door.store
+        self.peer = peer
+        self.limits = door.limits
+        self._handlers = handlers
+        self._reader = FrameReader()
+        self._backlog: deque[Frame] = deque()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        #: Uploads and streams that wait for frames of the peer, by request id.
+        self.transfers: dict[int, Transfer] = {}
+        self._descriptors: deque[Descriptor] = deque()
+        self._is_open = False
+        self._is_draining = False
+        self._owed_since = opened_at  # since when the peer owes the rest of a frame, or its HELLO
+        self._loop = asyncio.get_running_loop()
+        self.channel = Channel(
+            sock,
+            on_data=self._data_received,
+            on_close=self._closed,
+            on_drained=self._process,
+            high_water=self.limits.write_buffer_bytes,
+        )
+        self.channel.start()
+
+    # -- incoming -----------------------------------------------------------------------------------
+
+    def _data_received(self, data: bytes, descriptors: list[Descriptor]) -> None:
+        try:
+            if descriptors:
+                self._keep(descriptors)
+            frames = self._reader.receive(data)
+            if self._is_open and self._reader.is_midway:
+                self._owed_since = self._loop.time()
+            self._backlog.extend(frames)
+            self._process()
+        except ProtocolError as error:
+            self.fail(error)
+
+    def _keep(self, descriptors: list[Descriptor]) -> None:
+        """Hold descriptors until the frame that they came with has been read."""
+        if len(self._descriptors) + len(descriptors) > _MAX_DESCRIPTORS:
+            raise ProtocolError("more descriptors than anybody asked for")
+        self._descriptors.extend(descriptors)
+
+    def _process(self) -> None:
+        """Handle the frames that wait, as long as the peer reads its replies.
+
+        Frames are handled strictly in order. That cannot lock up: a wait ends when the peer reads, and
+        nothing that it may still have to send is needed for that.
+        """
+        backlog = self._backlog
+        try:
+            while backlog and not self.channel.is_closed:
+                if self.channel.is_congested:
+                    self.channel.pause()
+                    return
+                frame = backlog.popleft()
+                if frame.opcode == _GET and self._is_open and not frame.flags & _NOT_SIMPLE and self._answer_hit(frame):
+                    continue
+                self._dispatch(frame)
+        except ProtocolError as error:
+            self.fail(error)
+            return
+        if not self._reader.is_midway:
+            # Descriptors belong to the DESCRIPTOR frame they came with; any other is nobody's.
+            self._descriptors.clear()
+        self.channel.start()
+
+    def _answer_hit(self, frame: Frame) -> bool:
+        """Answer a read from what is at hand, without a task; False when that is not possible."""
+        try:
+            entry = self.store.peek(str(frame.payload, "utf-8"))
+        except UnicodeDecodeError:
+            return False  # the long way round says what is wrong with the key
+        if entry is None:
+            return False
+        body = entry.body
+        if body.__class__ is bytes:
+            wire = entry.wire or encode_wire(entry)
+            header = HEADER.pack(len(wire) + len(body), _OBJECT, 0, len(wire), frame.request_id, 0)
+            self.channel.send(header + wire + body)
+            return True
+        if not frame.flags & Flag.ACCEPT_DESCRIPTOR:
+            return False
+        self.reply_descriptor(frame, entry)
+        return True
+
+    def _dispatch(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if not self._is_open:
+            self._hello(frame)
+        elif opcode in self._handlers:
+            self._begin(frame, self._handlers[opcode](self, frame))
+        elif opcode == Opcode.PING:
+            self.reply(encode_frame(Opcode.PONG, frame.request_id, body=frame.payload))
+        elif opcode == Opcode.CANCEL:
+            self._cancel(frame.request_id)
+        elif Opcode.DATA <= opcode < Opcode.WELCOME:
+            self._feed_transfer(frame)
+        else:
+            raise ProtocolError(f"{frame} is not a request")
+
+    def _hello(self, frame: Frame) -> None:
+        hello = decode_hello(frame)
+        if not hello.lowest <= VERSION <= hello.highest:
+            raise ProtocolError(
+                f"this daemon speaks version {VERSION}, the client {hello.lowest} to {hello.highest}; "
+                "upgrade the older of the two"
+            )
+        self._is_open = True
+        self.reply(
+            encode_welcome(
+                Welcome(VERSION, 0, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES, self.limits.max_in_flight, self.door.name)
+            )
+        )
+        _log.debug("peer said hello", extra={"peer": str(self.peer), "client": hello.name})
+
+    def _feed_transfer(self, frame: Frame) -> None:
+        """Give a part of a stream to the request that waits for it.
+
+        Parts for a request that has just ended (refused, failed) were sent before the peer could know, so
+        they are dropped; what they could carry is bounded by the window they had been granted.
+        """
+        transfer = self.transfers.get(frame.request_id)
+        descriptor = None
+        if frame.opcode == Opcode.DESCRIPTOR:
+            if not self._descriptors:
+                raise ProtocolError("a DESCRIPTOR frame came without a descriptor")
+            descriptor = self._descriptors.popleft()
+        if transfer is not None:
+            transfer.feed(frame, descriptor)
+
+    # -- tasks --------------------------------------------------------------------------------------
+
+    def _begin(self, frame: Frame, work: Coroutine[Any, Any, None]) -> None:
+        """Run a request in a task of its own."""
+        if frame.request_id in self._tasks:
+            work.close()
+            raise ProtocolError(f"request id {frame.request_id} is still in use")
+        if self._is_draining:
+            work.close()
+            self.reply_error(frame.request_id, DaemonUnavailable("the daemon is stopping"))
+            return
+        if len(self._tasks) >= self.limits.max_in_flight:
+            work.close()
+            message = f"more than {self.limits.max_in_flight} requests in flight on one connection"
+            self.reply_error(frame.request_id, DaemonUnavailable(message))
+            return
+        self._tasks[frame.request_id] = self._loop.create_task(self._run(frame, work))
+
+    async def _run(self, frame: Frame, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, within the deadline; every error becomes a reply."""
+        started = self._loop.time()
+        request_id = frame.request_id
+        # In a request, extra is the deadline; streams have stall timeouts in place of one.
+        deadline_s = frame.extra / 1000 if frame.extra else None
+        try:
+            async with asyncio.timeout(deadline_s):
+                await work
+        except StoreError as error:
+            self.reply_error(request_id, error)
+        except TimeoutError:
+            self.reply_error(request_id, DeadlineExceeded(f"no answer within {deadline_s} s"))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            _log.exception("request failed", extra={"request": str(frame), "peer": str(self.peer)})
+            self.reply_error(request_id, StoreError(f"internal error: {type(error).__name__}"))
+        finally:
+            self._tasks.pop(request_id, None)
+            elapsed = self._loop.time() - started
+            if elapsed >= self.limits.slow_request_s:
+                fields = {"request": str(frame), "seconds": round(elapsed, 3), "peer": str(self.peer)}
+                _log.warning("slow request", extra=fields)
+            if self._is_draining and not self._tasks:
+                self.channel.end()
+
+    def _cancel(self, request_id: int) -> None:
+        task = self._tasks.get(request_id)
+        if task is not None:
+            task.cancel()
+
+    # -- outgoing -----------------------------------------------------------------------------------
+
+    def reply(self, frame: bytes) -> None:
+        """Send a frame."""
+        self.channel.send(frame)
+
+    def reply_error(self, request_id: int, error: StoreError) -> None:
+        """Send an error."""
+        self.channel.send(encode_error(request_id, error))
+
+    def reply_descriptor(self, frame: Frame, entry: Entry, offset: int = 0, length: int | None = None) -> None:
+        """Answer a read by passing the descriptor of its file; by a stream if the kernel refuses."""
+        body = entry.body
+        assert not isinstance(body, bytes)
+        wire = entry.wire or encode_wire(entry)
+        offset = min(offset, body.size)
+        length = body.size - offset if length is None else min(length, body.size - offset)
+        span = encode_span(body.offset + offset, length)
+        reply = encode_frame(Opcode.OBJECT_DESCRIPTOR, frame.request_id, head=wire, body=span)
+
+        def stream_instead() -> None:
+            if frame.request_id in self._tasks:  # the task that sends this reply is about to end
+                self._loop.call_soon(stream_instead)
+                return
+            retry = frame._replace(flags=frame.flags & ~Flag.ACCEPT_DESCRIPTOR, extra=0)
+            self._begin(retry, self._handlers[_GET](self, retry))
+
+        self.channel.send(reply, body.descriptor, stream_instead)
+
+    def fail(self, error: ProtocolError) -> None:
+        """Say what the peer did wrong, and end the connection."""
+        _log.warning("protocol violation", extra={"peer": str(self.peer), "error": str(error)})
+        self.reply_error(0, error)
+        self.channel.end(error)
+
+    # -- ending -------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Close the connection if the peer owes something for too long; called every second or so."""
+        stalled = self.channel.stalled_since
+        if stalled is not None and now - stalled > self.limits.stall_timeout_s:
+            self.channel.close(TimeoutError("the peer does not read its replies"))
+        elif not self._is_open and now - self._owed_since > self.limits.hello_timeout_s:
+            self.fail(ProtocolError(f"no HELLO within {self.limits.hello_timeout_s} s"))
+        elif self._reader.is_midway and now - self._owed_since > self.limits.stall_timeout_s:
+            self.fail(ProtocolError(f"a frame stalled for {self.limits.stall_timeout_s} s"))
+
+    def drain(self) -> None:
+        """Take no further requests; end when those under way have been answered."""
+        self._is_draining = True
+        if self._is_open:
+            self.reply(encode_frame(Opcode.GOODBYE, 0))
+        if not self._tasks:
+            self.channel.end()
+
+    def close(self) -> None:
+        """End at once."""
+        self.channel.close(None)
+
+    def _closed(self, reason: BaseException | None) -> None:
+        if reason is not None and not isinstance(reason, ProtocolError | ConnectionError):
+            _log.warning("connection closed", extra={"peer": str(self.peer), "reason": str(reason)})
+        for task in self._tasks.values():
+            task.cancel()
+        self._backlog.clear()
+        self._descriptors.clear()
+        self.door.gone(self)
+
+    async def finished(self) -> None:
+        """Return when no request of this connection runs any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+
+def encode_wire(entry: Entry) -> bytes:
+    """Encode an entry's information once; later replies reuse it."""
+    entry.wire = encode_info(entry.info, entry.tier, with_key=False)
+    return entry.wire

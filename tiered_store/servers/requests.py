@@ -1,0 +1,257 @@
+"""What each request means: one coroutine per opcode, from frame to reply.
+
+They know the store and the messages; who may ask, and when, was settled by the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final
+
+from tiered_store.errors import InvalidKey, ProtocolError, StoreError, TooLarge
+from tiered_store.key import Key, parse_key, parse_prefix
+from tiered_store.objects import INLINE_MAX_BYTES, Entry, ObjectInfo
+from tiered_store.origins.base import PutHeaders
+from tiered_store.protocol.batches import (
+    ITEM_LARGE,
+    decode_keys,
+    decode_pairs,
+    encode_batch,
+    encode_stored,
+    item_status,
+)
+from tiered_store.protocol.frames import DATA_MAX_BYTES, Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.messages import (
+    decode_get,
+    decode_list_request,
+    encode_info,
+    encode_listing,
+)
+from tiered_store.servers.connection import Connection, Handler, encode_wire
+from tiered_store.servers.transfers import Download
+from tiered_store.servers.uploads import put
+from tiered_store.store.spool import Staged
+
+__all__ = ["HANDLERS"]
+
+#: Bodies in one BATCH frame; the rest goes into further ones, so that neither side holds much at once.
+_BATCH_BYTES: Final = 512 * 1024
+#: Reads and writes of one batch that run at the same time.
+_BATCH_CONCURRENCY: Final = 16
+_LIST_MAX: Final = 1000
+#: Leaves room for the frame's header and the cursor.
+_LISTING_BYTES: Final = 900 * 1024
+
+
+async def _get(connection: Connection, frame: Frame) -> None:
+    request = decode_get(frame)
+    key = parse_key(request.key)
+    flags = frame.flags
+    hints = {"only_if_cached": bool(flags & Flag.ONLY_IF_CACHED), "no_promote": bool(flags & Flag.NO_PROMOTE)}
+    if flags & Flag.STREAM:
+        entry = connection.store.peek(key)
+    else:
+        entry = await connection.store.get(key, **hints)
+    await connection.channel.writable()
+    if entry is None:
+        await _stream(connection, frame, key, hints)
+    elif isinstance(entry.body, bytes):
+        end = None if request.length is None else request.offset + request.length
+        body = entry.body[request.offset : end]
+        wire = entry.wire or encode_wire(entry)
+        connection.reply(encode_frame(Opcode.OBJECT, frame.request_id, head=wire, body=body))
+    elif flags & Flag.ACCEPT_DESCRIPTOR:
+        connection.reply_descriptor(frame, entry, request.offset, request.length)
+    else:
+        await _stream(connection, frame, key, hints)
+
+
+async def _stream(connection: Connection, frame: Frame, key: Key, hints: dict[str, bool]) -> None:
+    """Send an object while its bytes arrive, at the pace of this reader."""
+    request = decode_get(frame)
+    request_id = frame.request_id
+    download = Download(connection.limits.stall_timeout_s)
+    connection.transfers[request_id] = download
+    reading = None
+    try:
+        reading = await connection.store.read(key, **hints)
+        head = encode_info(reading.info, with_key=False)
+        connection.reply(encode_frame(Opcode.OBJECT_STREAM, request_id, head=head))
+        async for chunk in reading.chunks(request.offset, request.length):
+            for start in range(0, len(chunk), DATA_MAX_BYTES):
+                piece = chunk[start : start + DATA_MAX_BYTES]
+                await download.take(len(piece))
+                await connection.channel.writable()
+                connection.reply(encode_frame(Opcode.DATA, request_id, body=piece))
+        connection.reply(encode_frame(Opcode.END, request_id))
+    finally:
+        if reading is not None:
+            reading.close()
+        del connection.transfers[request_id]
+
+
+async def _get_many(connection: Connection, frame: Frame) -> None:
+    """Hits first, in the order asked; what has to be fetched follows as it comes."""
+    raw_keys = decode_keys(frame.payload)
+    batch = _Batch(connection, frame.request_id)
+    missing: list[tuple[int, bytes]] = []
+    peek = connection.store.peek
+    for index, raw in enumerate(raw_keys):
+        try:
+            entry = peek(str(raw, "utf-8"))
+        except UnicodeDecodeError:
+            entry = None
+        if entry is None:
+            missing.append((index, raw))
+        elif batch.add_entry(index, entry):
+            await batch.flush()
+    if missing:
+        await _fetch_missing(connection, batch, missing, only_if_cached=bool(frame.flags & Flag.ONLY_IF_CACHED))
+    await batch.flush(final=True)
+
+
+async def _fetch_missing(
+    connection: Connection, batch: _Batch, missing: list[tuple[int, bytes]], *, only_if_cached: bool
+) -> None:
+    queue = iter(missing)
+
+    async def work() -> None:
+        for index, raw in queue:
+            try:
+                entry = await connection.store.get(parse_key(raw), only_if_cached=only_if_cached)
+            except StoreError as error:
+                batch.add(index, item_status(error), b"")
+            else:
+                if batch.add_entry(index, entry):
+                    await batch.flush()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(_BATCH_CONCURRENCY, len(missing))):
+            group.create_task(work())
+
+
+class _Batch:
+    """Collects the items of one GET_MANY into frames."""
+
+    def __init__(self, connection: Connection, request_id: int) -> None:
+        self._connection = connection
+        self._request_id = request_id
+        self._indexes: list[int] = []
+        self._sizes: list[int] = []
+        self._bodies: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, index: int, size: int, body: bytes) -> None:
+        self._indexes.append(index)
+        self._sizes.append(size)
+        self._bodies.append(body)
+        self._bytes += len(body)
+
+    def add_entry(self, index: int, entry: Entry) -> bool:
+        """Add an object; True when it is time to flush."""
+        body = entry.body
+        if isinstance(body, bytes):
+            self.add(index, len(body), body)
+        else:
+            self.add(index, ITEM_LARGE, b"")
+        return self._bytes >= _BATCH_BYTES
+
+    async def flush(self, *, final: bool = False) -> None:
+        """Send what is there."""
+        frame = encode_batch(self._request_id, self._indexes, self._sizes, self._bodies, final=final)
+        self._indexes, self._sizes, self._bodies, self._bytes = [], [], [], 0
+        self._connection.reply(frame)
+        await self._connection.channel.writable()
+
+
+async def _stat(connection: Connection, frame: Frame) -> None:
+    info = await connection.store.stat(parse_key(frame.payload))
+    connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
+
+
+async def _exists(connection: Connection, frame: Frame) -> None:
+    keys = [parse_key(raw) for raw in decode_keys(frame.payload)]
+    found = await connection.store.exists(keys)
+    connection.reply(encode_frame(Opcode.EXISTENCE, frame.request_id, body=bytes(found)))
+
+
+async def _put_many(connection: Connection, frame: Frame) -> None:
+    items = decode_pairs(frame.payload)
+    results: list[ObjectInfo | StoreError] = [StoreError("not stored")] * len(items)
+    queue = iter(enumerate(items))
+
+    async def work() -> None:
+        for index, (raw, body) in queue:
+            try:
+                if len(body) > INLINE_MAX_BYTES:
+                    raise TooLarge(f"an object of a batch has at most {INLINE_MAX_BYTES} bytes")
+                key = parse_key(raw)
+                staged = Staged.of_bytes(body, hashed=key.startswith("sha256:"))
+                results[index] = await connection.store.put(key, staged, PutHeaders())
+            except StoreError as error:
+                results[index] = error
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(_BATCH_CONCURRENCY, len(items))):
+            group.create_task(work())
+    connection.reply(encode_frame(Opcode.STORED_MANY, frame.request_id, body=encode_stored(results)))
+
+
+async def _delete(connection: Connection, frame: Frame) -> None:
+    existed = await connection.store.delete(parse_key(frame.payload))
+    connection.reply(encode_frame(Opcode.DONE, frame.request_id, extra=int(existed)))
+
+
+async def _delete_prefix(connection: Connection, frame: Frame) -> None:
+    prefix = parse_prefix(frame.payload)
+    if not prefix:
+        raise InvalidKey("an empty prefix would delete everything; name one", key="")
+    count = await connection.store.delete_prefix(prefix)
+    connection.reply(encode_frame(Opcode.DONE, frame.request_id, extra=count))
+
+
+async def _list(connection: Connection, frame: Frame) -> None:
+    prefix, cursor, limit = decode_list_request(frame)
+    after = parse_key(cursor) if cursor else ""
+    listing = await connection.store.list(parse_prefix(prefix), after=after, limit=max(1, min(limit, _LIST_MAX)))
+    items = listing.items
+    kept: list[ObjectInfo] = []
+    size = 0
+    for info in items:
+        size += len(info.key.encode()) + 512 + sum(2 * len(k) + 2 * len(v) for k, v in info.metadata.items())
+        if size > _LISTING_BYTES and kept:
+            break
+        kept.append(info)
+    more = listing.more or len(kept) < len(items)
+    next_cursor = kept[-1].key.encode() if more and kept else b""
+    connection.reply(encode_listing(frame.request_id, kept, next_cursor))
+
+
+async def _copy(connection: Connection, frame: Frame) -> None:
+    pairs = decode_pairs(frame.payload)
+    if len(pairs) != 1:
+        raise ProtocolError("COPY names one source and one target")
+    source, target = pairs[0]
+    info = await connection.store.copy(parse_key(source), parse_key(target))
+    connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
+
+
+async def _stats(connection: Connection, frame: Frame) -> None:
+    body = json.dumps(connection.door.statistics()).encode()
+    connection.reply(encode_frame(Opcode.STATISTICS, frame.request_id, body=body))
+
+
+HANDLERS: Final[dict[int, Handler]] = {
+    Opcode.GET: _get,
+    Opcode.GET_MANY: _get_many,
+    Opcode.STAT: _stat,
+    Opcode.EXISTS: _exists,
+    Opcode.PUT: put,
+    Opcode.PUT_MANY: _put_many,
+    Opcode.DELETE: _delete,
+    Opcode.DELETE_PREFIX: _delete_prefix,
+    Opcode.LIST: _list,
+    Opcode.COPY: _copy,
+    Opcode.STATS: _stats,
+}

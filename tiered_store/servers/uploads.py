@@ -1,0 +1,118 @@
+"""PUT in its three forms: the bytes inline, as a stream, or behind a descriptor."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from typing import Final
+
+from tiered_store.errors import PermissionDenied, ProtocolError, TooLarge
+from tiered_store.key import ARTIFACT_PREFIX, is_artifact, parse_key
+from tiered_store.objects import INLINE_MAX_BYTES, Descriptor
+from tiered_store.origins.base import PutHeaders
+from tiered_store.protocol.frames import STREAM_WINDOW_BYTES, Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.messages import PutRequest, decode_put, encode_info
+from tiered_store.servers.connection import Connection
+from tiered_store.servers.transfers import Upload
+from tiered_store.store.spool import Staged
+
+__all__ = ["put"]
+
+#: All that could still change a memfd. F_SEAL_SEAL keeps the set from being a promise for now only.
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+async def put(connection: Connection, frame: Frame) -> None:
+    """Store one object; nothing is taken before key, metadata and size have been found good."""
+    request = decode_put(frame)
+    key = None if request.key == ARTIFACT_PREFIX.encode() else parse_key(request.key)
+    _check_metadata(request, connection.limits.max_metadata_bytes)
+    headers = PutHeaders(request.content_type, request.metadata)
+    hashed = key is None or is_artifact(key)
+    if frame.flags & Flag.STREAM:
+        staged = await _receive_stream(connection, frame, request, hashed=hashed)
+    elif frame.flags & Flag.DESCRIPTOR:
+        staged = await _receive_descriptor(connection, frame, request, hashed=hashed)
+    else:
+        staged = await _inline(connection, frame, hashed=hashed)
+    info = await connection.store.put(key, staged, headers)
+    connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
+
+
+def _check_metadata(request: PutRequest, limit: int) -> None:
+    size = len((request.content_type or "").encode())
+    size += sum(len(name.encode()) + len(value.encode()) for name, value in request.metadata.items())
+    if size > limit:
+        raise TooLarge(f"content type and metadata have {size} bytes, more than the limit of {limit}")
+
+
+async def _inline(connection: Connection, frame: Frame, *, hashed: bool) -> Staged:
+    body = frame.body
+    if len(body) <= INLINE_MAX_BYTES:
+        return Staged.of_bytes(body, hashed=hashed)
+    spool = connection.store.spool(len(body), hashed=hashed)
+    try:
+        await spool.write(body)
+        return await spool.finish()
+    except BaseException:
+        await spool.abort()
+        raise
+
+
+async def _receive_stream(connection: Connection, frame: Frame, request: PutRequest, *, hashed: bool) -> Staged:
+    """Take DATA frames; the peer is granted more only when what it sent has been written."""
+    spool = connection.store.spool(request.size, hashed=hashed)
+    upload = Upload(connection.limits.stall_timeout_s)
+    connection.transfers[frame.request_id] = upload
+    try:
+        upload.grant(STREAM_WINDOW_BYTES)
+        connection.reply(encode_frame(Opcode.WINDOW, frame.request_id, extra=STREAM_WINDOW_BYTES))
+        while (piece := await upload.piece()) is not None:
+            await spool.write(piece)
+            upload.grant(len(piece))
+            connection.reply(encode_frame(Opcode.WINDOW, frame.request_id, extra=len(piece)))
+        return await spool.finish()
+    except BaseException:
+        await spool.abort()
+        raise
+    finally:
+        del connection.transfers[frame.request_id]
+
+
+async def _receive_descriptor(connection: Connection, frame: Frame, request: PutRequest, *, hashed: bool) -> Staged:
+    """Ask for the descriptor, look at what it is, and take the bytes accordingly."""
+    if request.size is None:
+        raise ProtocolError("an upload by descriptor announces its size")
+    connection.store.check_size(request.size)
+    upload = Upload(connection.limits.stall_timeout_s)
+    connection.transfers[frame.request_id] = upload
+    try:
+        connection.reply(encode_frame(Opcode.WINDOW, frame.request_id, extra=1))
+        descriptor = await upload.descriptor()
+    finally:
+        del connection.transfers[frame.request_id]
+    if _is_sealed(descriptor, request.size):
+        return await connection.store.adopt(_own_view(descriptor), request.size, hashed=hashed)
+    return await connection.store.stage_file(descriptor, request.size, hashed=hashed)
+
+
+def _is_sealed(descriptor: Descriptor, size: int) -> bool:
+    """Whether these bytes can never change again; also refuse what cannot be read as a file."""
+    status = os.fstat(descriptor.fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise ProtocolError("an upload's descriptor must be a regular file or a memfd")
+    if status.st_size != size:
+        raise ProtocolError(f"the descriptor's file has {status.st_size} bytes, {size} were announced")
+    if fcntl.fcntl(descriptor.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        raise PermissionDenied("the upload's descriptor is not open for reading")
+    try:
+        seals = fcntl.fcntl(descriptor.fd, fcntl.F_GET_SEALS)
+    except OSError:  # only memfds know seals
+        return False
+    return seals & _SEALS == _SEALS
+
+
+def _own_view(descriptor: Descriptor) -> Descriptor:
+    """Open a memfd anew, for reading: the peer shares the offset and the flags of the one it sent."""
+    return Descriptor(os.open(f"/proc/self/fd/{descriptor.fd}", os.O_RDONLY | os.O_CLOEXEC))

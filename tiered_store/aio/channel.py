@@ -37,8 +37,7 @@ class Channel:
 
     Args:
         sock: connected; made non-blocking and owned from here on.
-        on_data: called with what one read gave: bytes and the descriptors that came with them. Replies
-            sent from inside it leave together, in one write, when it returns.
+        on_data: called with what one read gave: bytes and the descriptors that came with them.
         on_close: called once, when the channel is closed, with the reason: None for an orderly end.
         on_drained: called soon after output that was over ``high_water`` bytes has shrunk below half of it.
         high_water: bytes of output waiting at which ``is_congested`` becomes true.
@@ -107,21 +106,14 @@ class Channel:
         if not data:
             self.close(None)
             return
-        self._corked = True
-        try:
-            self._on_data(data, descriptors)
-        finally:
-            self._uncork()
+        self._on_data(data, descriptors)
 
-    def _resume(self) -> None:
-        """Tell the owner that there is room again; what it then sends leaves together, too."""
+    def cork(self) -> None:
+        """Hold output back until :meth:`uncork`, so that many small frames leave in one write."""
         self._corked = True
-        try:
-            self._on_drained()
-        finally:
-            self._uncork()
 
-    def _uncork(self) -> None:
+    def uncork(self) -> None:
+        """Send what was held back."""
         self._corked = False
         if (self._queue or self._is_ending) and not self._is_writing and not self.is_closed:
             self._flush()
@@ -143,6 +135,10 @@ class Channel:
         if self.is_closed or self._is_ending:
             return
         if not self._queue:
+            if not (self._corked or self._gather) and descriptor is None:
+                data = self._send_now(data)
+                if not data:
+                    return
             self.stalled_since = self._loop.time()
         self._queue.append((data, descriptor, on_refused))
         self._buffered += len(data)
@@ -150,9 +146,20 @@ class Channel:
             return
         if self._gather:
             self._corked = True
-            self._loop.call_soon(self._uncork)
+            self._loop.call_soon(self.uncork)
         else:
             self._flush()
+
+    def _send_now(self, data: bytes | memoryview) -> bytes | memoryview:
+        """The usual case, without a queue: the kernel takes all. Gives what it did not take."""
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return data
+        except OSError as error:
+            self.close(error)
+            return b""
+        return b"" if sent == len(data) else memoryview(data)[sent:]
 
     async def writable(self) -> None:
         """Return when the output is not congested (or the channel closed)."""
@@ -189,7 +196,7 @@ class Channel:
                 self._drained.set()
                 self._drained = None
             # Not from here: what it sends would flush again, one level deeper each time.
-            self._loop.call_soon(self._resume)
+            self._loop.call_soon(self._on_drained)
         if self._is_ending and not queue:
             self.close(self._reason)
 

@@ -15,6 +15,7 @@ from tiered_store.client.availability import Availability, OnUnavailable, is_cal
 from tiered_store.client.batching import key_batches, put_batches
 from tiered_store.client.bodies import (
     FileTarget,
+    PieceTarget,
     Progress,
     Source,
     View,
@@ -231,6 +232,19 @@ class AsyncClient:
             return received.info
         finally:
             target.abandon()
+
+    async def get_into(
+        self, key: str, write: Callable[[bytes], object], *, progress: Progress | None = None
+    ) -> ObjectInfo:
+        """Hand the object's bytes to a function, in pieces and in order; see ``Client.get_into``.
+
+        ``write`` and ``progress`` are called on the event loop.
+        """
+        target = PieceTarget(write, progress)
+        flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+        received = await self._run(operations.get, key, flags=flags, sink=target.sink)
+        target.take(received)
+        return received.info
 
     async def get_many(self, keys: Iterable[str], *, only_if_cached: bool = False) -> dict[str, bytes]:
         """The objects that are there, by key; missing keys are left out."""

@@ -20,7 +20,16 @@ from tiered_store.client.operations import Received, Upload
 from tiered_store.errors import DaemonUnavailable, ProtocolError
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody, ObjectInfo, read_body
 
-__all__ = ["FileTarget", "Progress", "Source", "View", "bytes_of", "upload_of_bytes", "uploads_of_source"]
+__all__ = [
+    "FileTarget",
+    "PieceTarget",
+    "Progress",
+    "Source",
+    "View",
+    "bytes_of",
+    "upload_of_bytes",
+    "uploads_of_source",
+]
 
 #: Called with the bytes moved so far and the total, or None where that is not known.
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -29,6 +38,8 @@ Source: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | B
 
 #: A piece of a copy between files: large enough to be cheap, small enough for a progress bar.
 _COPY_BYTES: Final = 8 * 1024 * 1024
+#: What is handed to a function at once.
+_PIECE_BYTES: Final = 1024 * 1024
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _UNSUPPORTED: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF}
 
@@ -229,6 +240,50 @@ class FileTarget:
             self._fd = -1
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)  # noqa: PTH108
+
+
+class PieceTarget:
+    """A function that takes the bytes in pieces.
+
+    Args:
+        write: called with each piece.
+        progress: told about the bytes as they come.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], progress: Progress | None = None) -> None:
+        self._write = write
+        self._progress = progress
+        self._given = 0
+
+    def sink(self, info: ObjectInfo) -> Callable[[bytes], Any]:
+        """For bytes that come as a stream.
+
+        Raises:
+            DaemonUnavailable: at a second attempt, once pieces were given: they cannot be taken back.
+        """
+        self._refuse_second_attempt()
+        return lambda data: self._give(data, info.size)
+
+    def take(self, received: Received) -> None:
+        """Give what came at once: bytes, or a file in pieces. Raises as :meth:`sink` does."""
+        if received.file is not None:
+            self._refuse_second_attempt()
+            file = _checked_file(received.file)
+            for done in range(0, file.size, _PIECE_BYTES):
+                self._give(read_body(file, done, _PIECE_BYTES), file.size)
+        elif received.data:
+            self._refuse_second_attempt()
+            self._give(received.data, received.info.size)
+
+    def _refuse_second_attempt(self) -> None:
+        if self._given:
+            raise DaemonUnavailable(f"the daemon closed the connection after {self._given} bytes of the object")
+
+    def _give(self, data: bytes, total: int) -> None:
+        self._given += len(data)
+        self._write(data)
+        if self._progress is not None:
+            self._progress(self._given, total)
 
 
 def _copy_piece(source: int, offset: int, target: int, size: int) -> int:

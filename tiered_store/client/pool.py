@@ -10,7 +10,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from tiered_store.client.availability import Availability
 from tiered_store.client.link import Link, breaks_link
@@ -19,6 +19,7 @@ from tiered_store.errors import DaemonUnavailable
 __all__ = ["Pool"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: Links kept while nobody uses them; a burst of threads may open more for a while.
 _MAX_IDLE: Final = 16
@@ -53,21 +54,9 @@ class Pool:
         self._is_closed = False
         _pools.add(self)
 
-    def take(self) -> Link:
-        """An idle link, or a new one.
-
-        Raises:
-            DaemonUnavailable: no daemon answers.
-        """
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
+    def _connect(self) -> Link:
         if self._is_closed:
             raise DaemonUnavailable("this client has been closed")
-        return self._connect()
-
-    def _connect(self) -> Link:
         try:
             link = Link(self.path, self._timeout_s)
         except DaemonUnavailable:
@@ -92,19 +81,21 @@ class Pool:
         else:
             link.close()
 
-    def use(self, work: Callable[[Link], T]) -> T:
+    def use(self, work: Callable[Concatenate[Link, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run an operation on a link, and once more on a fresh one if the daemon had gone in between.
 
         Every operation may be repeated: reads change nothing, and writes say what shall be there.
         """
         while True:
-            link = self.take()
-            was_proven = link.is_proven
             try:
-                result = work(link)
+                link = self._idle.pop()
+            except IndexError:
+                link = self._connect()
+            try:
+                result = work(link, *args, **kwargs)
             except (ConnectionError, DaemonUnavailable) as error:
                 link.close()
-                if not was_proven:
+                if not link.is_proven:
                     if isinstance(error, DaemonUnavailable):
                         raise
                     message = f"the daemon at {self.path} closed the connection during the request"
@@ -112,13 +103,11 @@ class Pool:
                 self.forget()  # the others are as old, or older
             except BaseException as error:
                 if breaks_link(error):
-                    link.close()
-                else:
-                    self.give_back(link)
-                raise
-            else:
+                    link.is_clean = False
                 self.give_back(link)
-                return result
+                raise
+            self.give_back(link)
+            return result
 
     def forget(self) -> None:
         """Close this process's ends of all idle links."""

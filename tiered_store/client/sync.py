@@ -14,6 +14,7 @@ from tiered_store.client.availability import OnUnavailable, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
 from tiered_store.client.bodies import (
     FileTarget,
+    PieceTarget,
     Progress,
     Source,
     View,
@@ -27,8 +28,7 @@ from tiered_store.client.pool import Pool
 from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
 from tiered_store.key import ARTIFACT_PREFIX
 from tiered_store.objects import ObjectInfo
-from tiered_store.protocol.frames import Flag, Opcode
-from tiered_store.protocol.messages import encode_get
+from tiered_store.protocol.frames import Flag
 
 __all__ = ["Client"]
 
@@ -67,6 +67,7 @@ class Client:
         self._pool = Pool(self.socket_path, timeout_s, reconnect_s)
         self._deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
         self._is_lenient = on_unavailable == "miss"
+        self._use = self._use_leniently if self._is_lenient else self._pool.use
 
     def __enter__(self) -> Self:
         return self
@@ -82,14 +83,12 @@ class Client:
 
     # -- driving conversations ----------------------------------------------------------------------
 
-    def _use(self, work: Callable[[Link], T]) -> T:
-        """Run an operation; a client that is lenient turns the daemon's failures into a miss."""
-        if not self._is_lenient:
-            return self._pool.use(work)
+    def _use_leniently(self, work: Callable[Concatenate[Link, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``Pool.use``, but a failure of the daemon is a miss."""
         if self._pool.availability.is_resting:
             raise NotFound("the daemon is unavailable")
         try:
-            return self._pool.use(work)
+            return self._pool.use(work, *args, **kwargs)
         except StoreError as error:
             if is_callers_fault(error):
                 raise
@@ -101,7 +100,10 @@ class Client:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        return self._use(lambda link: link.run(operation(link.begin(), *args, **kwargs)))
+        def work(link: Link) -> T:
+            return link.run(operation(link.begin(), *args, **kwargs))
+
+        return self._use(work)
 
     def _run_or(
         self,
@@ -141,25 +143,11 @@ class Client:
         Raises:
             NotFound, InvalidKey, IntegrityError, OriginUnavailable, DeadlineExceeded, DaemonUnavailable.
         """
-        flags = Flag.ACCEPT_DESCRIPTOR
-        if only_if_cached:
-            flags |= Flag.ONLY_IF_CACHED
-        if no_promote:
-            flags |= Flag.NO_PROMOTE
-        span = None if offset == 0 and length is None else (offset, length)
-        raw = key.encode()
-        deadline_ms = self._deadline_ms
-
-        def work(link: Link) -> bytes:
-            request_id = link.begin()
-            link.send(encode_get(request_id, raw, flags=flags, span=span, deadline_ms=deadline_ms))
-            incoming = link.receive()
-            frame = incoming[0]
-            if frame.opcode == Opcode.OBJECT:  # the common case needs none of the information
-                return frame.payload[frame.head_length :]
-            return bytes_of(link.run(operations.receive_object(request_id, key, incoming)))
-
-        return self._use(work)
+        flags = self._flags(only_if_cached, no_promote)
+        if offset or length is not None:
+            return bytes_of(self._get(key, flags, (offset, length)))
+        answer = self._use(Link.fetch, key, flags, self._deadline_ms)
+        return answer if isinstance(answer, bytes) else bytes_of(answer)
 
     def get_view(self, key: str, *, only_if_cached: bool = False, no_promote: bool = False) -> View:
         """The object's bytes without a copy: ``with store.get_view(key) as view: ...``.
@@ -169,12 +157,13 @@ class Client:
         return View(self._get(key, self._flags(only_if_cached, no_promote)))
 
     def _flags(self, only_if_cached: bool, no_promote: bool) -> int:
-        flags = Flag.ACCEPT_DESCRIPTOR
-        flags |= Flag.ONLY_IF_CACHED if only_if_cached else 0
-        return flags | (Flag.NO_PROMOTE if no_promote else 0)
+        flags: int = Flag.ACCEPT_DESCRIPTOR
+        if only_if_cached:
+            flags |= Flag.ONLY_IF_CACHED
+        return flags | Flag.NO_PROMOTE if no_promote else flags
 
-    def _get(self, key: str, flags: int) -> Received:
-        return self._run(operations.get, key, flags=flags, deadline_ms=self._deadline_ms)
+    def _get(self, key: str, flags: int, span: tuple[int, int | None] | None = None) -> Received:
+        return self._run(operations.get, key, flags=flags, span=span, deadline_ms=self._deadline_ms)
 
     def get_file(self, key: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> ObjectInfo:
         """Write the object to a file, which appears whole or not at all.
@@ -193,6 +182,24 @@ class Client:
             return received.info
         finally:
             target.abandon()
+
+    def get_into(self, key: str, write: Callable[[bytes], object], *, progress: Progress | None = None) -> ObjectInfo:
+        """Hand the object's bytes to a function, in pieces and in order, while they arrive.
+
+        Args:
+            key: the object's key.
+            write: called with each piece; what it raises ends the read.
+            progress: called with (bytes so far, total).
+        """
+        target = PieceTarget(write, progress)
+
+        def work(link: Link) -> ObjectInfo:
+            flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+            received = link.run(operations.get(link.begin(), key, flags=flags, sink=target.sink))
+            target.take(received)
+            return received.info
+
+        return self._use(work)
 
     def get_many(self, keys: Iterable[str], *, only_if_cached: bool = False) -> dict[str, bytes]:
         """The objects that are there, by key, in few round trips; missing keys are left out."""

@@ -96,6 +96,7 @@ class Flag:
     RETRYABLE = 0x01  # ERROR
 
 
+_unpack: Final = HEADER.unpack_from
 _OPCODES: Final = {int(opcode): opcode for opcode in Opcode}
 
 
@@ -175,6 +176,10 @@ class FrameReader:
                 return []
             data = bytes(self._pending)
             self._pending = bytearray()
+        elif len(data) >= HEADER_BYTES:  # the usual case first: one whole frame, nothing else
+            length, opcode, flags, head_length, request_id, extra = _unpack(data)
+            if len(data) == HEADER_BYTES + length and head_length <= length <= MAX_FRAME_BYTES and opcode in _OPCODES:
+                return [Frame(opcode, flags, head_length, request_id, extra, data[HEADER_BYTES:])]
         frames = []
         position = 0
         available = len(data)

@@ -49,7 +49,8 @@ class Cursor:
         pairs = {}
         for _ in range(count):
             name, value = self.unpack(_PAIR)
-            pairs[self.text(name)] = self.text(value)
+            text = self.text(name)  # first: in an assignment Python evaluates the right side before the key
+            pairs[text] = self.text(value)
         return pairs
 
     def end(self) -> None:

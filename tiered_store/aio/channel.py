@@ -57,7 +57,10 @@ class Channel:
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
+        self._recv = sock.recv
         self._recvmsg = sock.recvmsg
+        #: Whether descriptors are welcome. Without, the kernel closes those that come, and a read costs less.
+        self.takes_descriptors = True
         self._loop = asyncio.get_running_loop()
         self._on_data = on_data
         self._on_close = on_close
@@ -95,14 +98,19 @@ class Channel:
             self._loop.remove_reader(self._fd)
 
     def _readable(self) -> None:
+        descriptors: list[Descriptor] = []
         try:
-            data, ancillary, _flags, _address = self._recvmsg(READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
+            if self.takes_descriptors:
+                data, ancillary, _flags, _address = self._recvmsg(READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
+                if ancillary:
+                    descriptors = own_descriptors(ancillary)
+            else:
+                data = self._recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.close(error)
             return
-        descriptors = own_descriptors(ancillary) if ancillary else []
         if not data:
             self.close(None)
             return

@@ -91,6 +91,7 @@ class Connection:
     ) -> None:
         self.door = door
         self.store = door.store
+        self._peek = door.store.peek
         self.peer = peer
         self.limits = door.limits
         self._handlers = handlers
@@ -100,6 +101,7 @@ class Connection:
         #: Uploads and streams that wait for frames of the peer, by request id.
         self.transfers: dict[int, Transfer] = {}
         self._descriptors: deque[Descriptor] = deque()
+        self._expected = 0
         self._is_open = False
         self._is_draining = False
         self._owed_since = opened_at  # since when the peer owes the rest of a frame, or its HELLO
@@ -111,6 +113,7 @@ class Connection:
             on_drained=self._process,
             high_water=self.limits.write_buffer_bytes,
         )
+        self.expect_descriptors(0)
         self.channel.start()
 
     # -- incoming -----------------------------------------------------------------------------------
@@ -122,12 +125,13 @@ class Connection:
         here, with no frame object made and no queue touched (docs/performance.md counts what it saves).
         Whatever is not exactly that goes through the frame reader.
         """
-        if len(data) >= HEADER_BYTES and not (self._backlog or descriptors or self._reader.is_midway):
+        is_calm = self.channel.stalled_since is None and not (self._backlog or descriptors or self._reader.is_midway)
+        if is_calm and len(data) >= HEADER_BYTES:
             length, opcode, flags, head_length, request_id, _ = _unpack(data)
             is_simple = opcode == _GET and not flags & _NOT_SIMPLE and not head_length
             if is_simple and length == len(data) - HEADER_BYTES and self._is_open:
                 try:
-                    entry = self.store.peek(str(data[HEADER_BYTES:], "utf-8"))
+                    entry = self._peek(data[HEADER_BYTES:].decode())
                 except UnicodeDecodeError:
                     entry = None
                 if entry is not None and self._send_small(request_id, entry):
@@ -142,6 +146,11 @@ class Connection:
             self._process()
         except ProtocolError as error:
             self.fail(error)
+
+    def expect_descriptors(self, change: int) -> None:
+        """One more, or one less, has been asked for; while none is, the kernel closes what comes unasked."""
+        self._expected += change
+        self.channel.takes_descriptors = self._expected > 0
 
     def _keep(self, descriptors: list[Descriptor]) -> None:
         """Hold descriptors until the frame that they came with has been read."""

@@ -87,10 +87,12 @@ async def _receive_descriptor(connection: Connection, frame: Frame, request: Put
     connection.store.check_size(request.size)
     upload = Upload(connection.limits.stall_timeout_s)
     connection.transfers[frame.request_id] = upload
+    connection.expect_descriptors(+1)
     try:
         connection.reply(encode_frame(Opcode.WINDOW, frame.request_id, extra=1))
         descriptor = await upload.descriptor()
     finally:
+        connection.expect_descriptors(-1)
         del connection.transfers[frame.request_id]
     if _is_sealed(descriptor, request.size):
         return await connection.store.adopt(_own_view(descriptor), request.size, hashed=hashed)

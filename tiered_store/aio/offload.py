@@ -38,7 +38,12 @@ class Offload:
         """Run ``function(*args, **kwargs)`` in a thread; its result or exception is the caller's."""
         async with self._slots:
             future = self._pool.submit(function, *args, **kwargs)
-            return await asyncio.wrap_future(future)
+            try:
+                return await asyncio.wrap_future(future)
+            finally:
+                # An exception holds this frame and the future holds the exception: without this, what a failed
+                # function was given (bodies, descriptors) would live until the garbage collector comes by.
+                del future
 
     async def close(self) -> None:
         """Wait for running functions and end the threads; queued ones that nobody awaits still run."""

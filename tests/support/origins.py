@@ -1,0 +1,105 @@
+"""Origins to test, and bodies to put into them."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from tiered_store.aio.offload import Offload
+from tiered_store.objects import Descriptor, FileBody, ObjectInfo
+from tiered_store.origins.base import Origin, PutHeaders
+from tiered_store.origins.local import LocalOrigin
+from tiered_store.origins.memory import MemoryOrigin
+
+NOTHING_SAID = PutHeaders()
+
+
+@asynccontextmanager
+async def memory_origin(_: Path) -> AsyncIterator[Origin]:
+    origin = MemoryOrigin()
+    yield origin
+    await origin.close()
+
+
+@asynccontextmanager
+async def local_origin(directory: Path) -> AsyncIterator[LocalOrigin]:
+    """A local origin below ``directory/origin``. Nothing here cuts the power, so nothing waits for the disk."""
+    offload = Offload(4, "origin")
+    origin = LocalOrigin(directory / "origin", offload=offload, fsync=False)
+    yield origin
+    await origin.close()
+    await offload.close()
+
+
+#: Every origin the contract holds for, by name: what opens one, given an empty directory.
+ORIGINS: dict[str, Callable[[Path], AbstractAsyncContextManager[Origin]]] = {
+    "memory": memory_origin,
+    "local": local_origin,
+}
+
+
+def pattern(size: int, seed: int = 1) -> bytes:
+    """Bytes in which a chunk that is missing, doubled or moved shows."""
+    period = bytes((i * 7 + seed) % 251 for i in range(251 * 13))
+    return (period * (size // len(period) + 1))[:size]
+
+
+def memfd_body(data: bytes) -> FileBody:
+    """A body in a sealed memfd."""
+    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return FileBody(Descriptor(fd), 0, len(data), is_memory=True)
+
+
+def file_body(path: Path, data: bytes, *, offset: int = 0) -> FileBody:
+    """A body inside a file on disk, with other bytes before and behind it."""
+    path.write_bytes(b"\xee" * offset + data + b"\xee" * (100 if offset else 0))
+    return FileBody(Descriptor(os.open(path, os.O_RDONLY)), offset, len(data), is_memory=False)
+
+
+async def read_all(origin: Origin, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
+    """The bytes of an object, or of a range of it."""
+    _, data = await read_object(origin, name, offset=offset, length=length)
+    return data
+
+
+async def read_object(
+    origin: Origin, name: str, *, offset: int = 0, length: int | None = None
+) -> tuple[ObjectInfo, bytes]:
+    """The information and bytes of one version of an object."""
+    read = await origin.open(name, offset=offset, length=length)
+    assert read is not None
+    try:
+        return read.info, b"".join([chunk async for chunk in read.chunks()])
+    finally:
+        await read.close()
+
+
+async def list_all(origin: Origin, prefix: str = "", *, page: int = 1000) -> list[str]:
+    """All names with a prefix, in the order of the listing, fetched page by page."""
+    names: list[str] = []
+    after = ""
+    while True:
+        listing = await origin.list(prefix, after=after, limit=page)
+        names += [info.key for info in listing.items]
+        assert len(listing.items) <= page
+        if not listing.more:
+            return names
+        after = names[-1]
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open, without what earlier tests left to the garbage collector."""
+    gc.collect()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def descriptors_now() -> int:
+    """How many descriptors this process has open, also those that only the garbage collector would close."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

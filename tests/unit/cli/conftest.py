@@ -1,0 +1,136 @@
+"""A store without a daemon, for tests of the command line alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tiered_store.cli import session
+from tiered_store.cli.program import program
+from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
+from tiered_store.objects import ObjectInfo
+
+PIECE = 1024
+
+
+class FakeClient:
+    """The client's methods over a dict. ``fails`` is raised by every operation."""
+
+    objects: dict[str, tuple[ObjectInfo, bytes]]
+    opened: list[tuple[str | None, float | None]]
+    fails: BaseException | None
+
+    def __init__(self, socket_path: str | None = None, *, timeout_s: float | None = None) -> None:
+        self.socket_path = socket_path or "/default.sock"
+        self.opened.append((socket_path, timeout_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _find(self, key: str) -> tuple[ObjectInfo, bytes]:
+        if self.fails is not None:
+            raise self.fails
+        if key not in self.objects:
+            raise NotFound("no object under this key", key=key)
+        return self.objects[key]
+
+    def put(self, key: str, data: bytes, **headers: Any) -> ObjectInfo:
+        if self.fails is not None:
+            raise self.fails
+        info = ObjectInfo(
+            key, len(data), f"etag-{len(self.objects)}", headers.get("content_type"), headers.get("metadata") or {}
+        )
+        self.objects[key] = info, data
+        return info
+
+    def put_file(self, key: str, source: Any, *, progress: Any = None, **headers: Any) -> ObjectInfo:
+        data = Path(source).read_bytes() if isinstance(source, str) else source.read()
+        if progress is not None:
+            progress(len(data), None)
+        return self.put(key, data, **headers)
+
+    def put_artifact(self, source: Any, *, progress: Any = None) -> str:
+        data = Path(source).read_bytes() if isinstance(source, str) else source.read()
+        return self.put(f"sha256:{hashlib.sha256(data).hexdigest()}", data).key
+
+    def get(self, key: str) -> bytes:
+        return self._find(key)[1]
+
+    def get_view(self, key: str) -> memoryview:
+        return memoryview(self._find(key)[1])
+
+    def get_into(self, key: str, write: Callable[[bytes], object], *, progress: Any = None) -> ObjectInfo:
+        info, data = self._find(key)
+        for start in range(0, len(data), PIECE):
+            write(data[start : start + PIECE])
+        return info
+
+    def get_file(self, key: str, path: str, *, progress: Any = None) -> ObjectInfo:
+        info, data = self._find(key)
+        Path(path).write_bytes(data)
+        if progress is not None:
+            progress(len(data), len(data))
+        return info
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self._find(key)[0]
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        if self.fails is not None:
+            raise self.fails
+        yield from (info for key, (info, _) in sorted(self.objects.items()) if key.startswith(prefix))
+
+    def copy(self, source: str, target: str) -> ObjectInfo:
+        return self.put(target, self._find(source)[1])
+
+    def delete(self, key: str) -> bool:
+        return self.objects.pop(key, None) is not None
+
+    def delete_prefix(self, prefix: str) -> int:
+        return sum(self.delete(key) for key in list(self.objects) if key.startswith(prefix))
+
+    def ping(self) -> float:
+        self._fail_if_told()
+        return 0.000123
+
+    def stats(self) -> dict[str, Any]:
+        self._fail_if_told()
+        tier = {"hits": 3, "misses": 1, "errors": 0, "bytes": 64_000_000, "entries": 2, "max_bytes": 2**26}
+        return {"memory": tier, "disk": tier, "origin": {"hits": 1}, "fills": 4, "uptime_s": 1.25, "rss_bytes": 2**20}
+
+    def _fail_if_told(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
+    """What the commands talk to."""
+    for variable in ("TIERED_STORE_SOCKET", "TIERED_STORE_CONFIG", "TIERED_STORE_SERVER__SOCKET"):
+        monkeypatch.delenv(variable, raising=False)
+    fresh = type("Fresh", (FakeClient,), {"objects": {}, "opened": [], "fails": None})
+    monkeypatch.setattr(session, "Client", fresh)
+    return fresh
+
+
+@pytest.fixture
+def run(store: type[FakeClient]) -> Callable[..., Result]:
+    """Runs a command line."""
+
+    def invoke(*arguments: str, stdin: bytes | str | None = None) -> Result:
+        return CliRunner().invoke(program, list(arguments), input=stdin, prog_name="tiered-store")
+
+    return invoke
+
+
+def refusals() -> list[tuple[StoreError, int]]:
+    """Errors and their exit codes."""
+    return [(NotFound("no object", key="k"), 1), (DaemonUnavailable("nobody there"), 3), (StoreError("odd"), 1)]

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tiered_store.config.load import Loaded
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
+    """What the daemon was started with; it ends at once, with exit code 0."""
+    from tiered_store import daemon
+
+    calls: list[Loaded] = []
+
+    def serve(loaded: Loaded) -> int:
+        calls.append(loaded)
+        return 0
+
+    monkeypatch.setattr(daemon, "serve", serve)
+    return calls
+
+
+def test_serve_takes_file_environment_and_flags(
+    run: Run, served: list[Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text("[memory]\nmax_bytes = '2MiB'\n")
+    monkeypatch.setenv("TIERED_STORE_LOG__LEVEL", "debug")
+    arguments = ["--config", f"{tmp_path}/c.toml", "--socket", f"{tmp_path}/s", "--data-dir", f"{tmp_path}/d"]
+    assert run("serve", *arguments).exit_code == 0
+    (loaded,) = served
+    assert loaded.config.memory.max_bytes == 2 * 2**20
+    assert loaded.config.log.level == "debug"
+    assert loaded.config.server.socket == tmp_path / "s"
+    assert loaded.config.origin.path == tmp_path / "d/origin"
+
+
+def test_serve_takes_the_file_from_the_environment_and_the_socket_from_the_root_command(
+    run: Run, served: list[Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text("[memory]\nmax_bytes = '2MiB'\n")
+    monkeypatch.setenv("TIERED_STORE_CONFIG", f"{tmp_path}/c.toml")
+    run("--socket", f"{tmp_path}/global", "serve", "--data-dir", f"{tmp_path}/d")
+    assert served[0].config.memory.max_bytes == 2 * 2**20
+    assert served[0].config.server.socket == tmp_path / "global"
+
+
+def test_serve_refuses_a_faulty_configuration(run: Run, served: list[Loaded], tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[server]\nsokcet = 1\n[memory]\nmax_bytes = 5\n")
+    result = run("serve", "--config", f"{tmp_path}/c.toml", "--data-dir", f"{tmp_path}/d")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        f"{tmp_path}/c.toml: server.sokcet: unknown setting; did you mean 'socket'?",
+        f"{tmp_path}/c.toml: memory.max_bytes: must be at least 1 MiB, not 5",
+    ]
+    assert served == []
+    assert not (tmp_path / "d").exists()
+
+
+def test_serve_says_where_it_cannot_run(run: Run, served: list[Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    result = run("serve")
+    assert result.exit_code == 2
+    assert result.stderr == "tiered-store: the daemon runs on Linux only, and this is darwin\n"
+    assert served == []
+
+
+def test_check_config(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.toml").write_text("[memory]\nmax_bytes = '2MiB'\n")
+    monkeypatch.setenv("S3_BUCKET", "b")
+    result = run("check-config", f"{tmp_path}/c.toml")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}/c.toml: no faults\n")
+    assert "S3_BUCKET has no effect" in result.stderr
+
+
+def test_check_config_shows_the_faults(run: Run, tmp_path: Path) -> None:
+    result = run("check-config", f"{tmp_path}/none.toml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"{tmp_path}/none.toml: cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(run: Run, shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_TIERED_STORE_COMPLETE" in result.stdout
+    assert f"{shell}_complete" in result.stdout
+
+
+def test_completion_of_another_shell(run: Run) -> None:
+    assert run("completion", "tcsh").exit_code == 2

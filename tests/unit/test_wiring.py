@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tiered_store import wiring
+from tiered_store.config.load import Flags, load
+from tiered_store.config.model import Config
+from tiered_store.errors import StoreError
+from tiered_store.key import parse_key
+from tiered_store.origins.base import PutHeaders
+from tiered_store.store.spool import Staged
+from tiered_store.wiring import CannotStart, divide_descriptors, native_limits, open_store, raise_descriptor_limit
+
+
+@pytest.fixture
+def configured(tmp_path: Path):
+    def make(text: str = "") -> Config:
+        (tmp_path / "c.toml").write_text(text)
+        environment: Mapping[str, str] = {"XDG_RUNTIME_DIR": str(tmp_path)}
+        return load(tmp_path / "c.toml", flags=Flags(data_dir=tmp_path / "d"), environment=environment).config
+
+    return make
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_generous_limit(configured) -> None:
+    plan = divide_descriptors(65_536, configured())
+    assert (plan.limit, plan.connections) == (65_536, 1024)
+    assert plan.memory == 64_000_000 // 65_536
+    assert plan.disk == 8192
+
+
+def test_a_modest_limit_is_shared(configured) -> None:
+    plan = divide_descriptors(4096, configured("[memory]\nmax_bytes = '512MiB'"))
+    rest = 4096 - 256 - 2 * 960
+    assert (plan.connections, plan.memory, plan.disk) == (960, rest // 2, rest - rest // 2)
+
+
+def test_without_a_disk_tier_memory_gets_its_share(configured) -> None:
+    plan = divide_descriptors(1024, configured("[disk]\nenabled = false"))
+    assert (plan.connections, plan.memory, plan.disk) == (192, 384, 0)
+
+
+def test_an_origin_in_memory_needs_descriptors_too(configured) -> None:
+    plan = divide_descriptors(1024, configured("[origin]\nbackend = 'memory'"))
+    assert (plan.connections, plan.memory, plan.disk) == (192, 96, 96)
+
+
+@pytest.mark.parametrize("limit", [320, 400, 1024, 4096, 20_000, 2**20])
+@pytest.mark.parametrize("connections", [1, 100, 100_000])
+def test_no_more_is_given_than_there_is(configured, limit: int, connections: int) -> None:
+    plan = divide_descriptors(limit, configured(f"[server]\nmax_connections = {connections}"))
+    assert 256 + 2 * plan.connections + plan.memory + plan.disk <= limit
+    assert min(plan.connections, plan.memory, plan.disk) >= 1
+    assert plan.connections <= connections
+
+
+def test_too_small_a_limit(configured) -> None:
+    with pytest.raises(CannotStart, match="only 319 files; allow at least 320"):
+        divide_descriptors(319, configured())
+
+
+def test_the_limit_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [100, 5000]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.__setitem__(slice(None), list(wanted)))
+    assert raise_descriptor_limit() == 5000
+    assert limits == [5000, 5000]
+
+
+def test_a_limit_that_the_kernel_refuses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_descriptor_limit() == 100
+
+
+def test_no_limit_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    unlimited = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (unlimited, unlimited))
+    assert raise_descriptor_limit() == 2**20
+
+
+def test_the_doors_limits(configured) -> None:
+    config = configured("[server]\nmax_in_flight = 7\nstall_timeout_s = 3\n[log]\nslow_request_s = 0.5")
+    limits = native_limits(config, divide_descriptors(400, config))
+    assert (limits.max_connections, limits.max_in_flight) == (36, 7)
+    assert (limits.stall_timeout_s, limits.slow_request_s) == (3, 0.5)
+
+
+@pytest.mark.parametrize("text", ["", "[disk]\nenabled = false", "[origin]\nbackend = 'memory'\nquota_bytes = '1MiB'"])
+async def test_a_store_that_works_and_closes_everything(configured, text: str) -> None:
+    before = open_descriptors()
+    config = configured(text)
+    opened = await open_store(config, divide_descriptors(1024, config))
+    try:
+        key = parse_key("a/b")
+        await opened.store.put(key, Staged.of_bytes(b"abc", hashed=False), PutHeaders())
+        assert (await opened.store.get(key)).body == b"abc"
+    finally:
+        await opened.close()
+    assert open_descriptors() == before
+
+
+async def test_policies_reach_the_store(configured) -> None:
+    config = configured("[[policies]]\nprefix = 'a/'\nttl_s = 7\n[[policies]]\nprefix = 'b/'\nimmutable = true")
+    policies = wiring._policies(config)
+    assert policies.of("a/x").ttl_s == 7
+    assert policies.of("b/x").immutable
+    assert policies.of("cache/x").immutable
+
+
+async def test_an_origin_that_cannot_be_used_leaves_nothing_open(configured, tmp_path: Path) -> None:
+    config = configured()
+    (tmp_path / "d").write_text("in the way")
+    before = open_descriptors()
+    with pytest.raises(StoreError):
+        await open_store(config, divide_descriptors(1024, config))
+    assert open_descriptors() == before
+
+
+async def test_damage_on_disk_is_counted(configured, tmp_path: Path) -> None:
+    config = configured()
+    key, body = parse_key("a/b"), os.urandom(200_000)
+    opened = await open_store(config, divide_descriptors(1024, config))
+    await opened.store.put(key, Staged.of_bytes(b"", hashed=False), PutHeaders())
+    spool = opened.store.spool(len(body), hashed=False)
+    await spool.write(body)
+    await opened.store.put(key, await spool.finish(), PutHeaders())
+    await opened.close()
+    damaged = 0
+    for file in (tmp_path / "d/cache").rglob("*"):
+        if file.is_file() and file.stat().st_size >= len(body):
+            with file.open("r+b") as stream:
+                stream.seek(-1, os.SEEK_END)
+                last = stream.read(1)
+                stream.seek(-1, os.SEEK_END)
+                stream.write(bytes([last[0] ^ 1]))
+            damaged += 1
+    assert damaged == 1
+    opened = await open_store(config, divide_descriptors(1024, config))
+    try:
+        entry = await opened.store.get(key)
+        assert entry.info.size == len(body)
+        assert opened.store.stats()["corrupt"] == 1
+    finally:
+        await opened.close()

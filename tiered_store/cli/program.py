@@ -1,0 +1,69 @@
+"""The root command and its table of contents."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from tiered_store.cli import artifacts, bench, keys, service, status
+from tiered_store.cli.session import Program
+
+__all__ = ["main", "program"]
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        try:
+            version = importlib.metadata.version("tiered-store")
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree
+            version = "unknown"
+        click.echo(f"tiered-store {version}")
+        context.exit()
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 the store said no, 2 wrong usage, 3 no daemon.",
+)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    help="The daemon's socket; else $TIERED_STORE_SOCKET, else the configuration's, else the default place.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long to wait for an answer. Default: 30, and no limit for put, cp, rm --prefix and artifact put.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
+def program(**_options: Any) -> None:
+    """Store and read objects through the tiers of a daemon on this machine."""
+
+
+for _command in (
+    service.serve,
+    keys.put,
+    keys.get,
+    keys.stat,
+    keys.ls,
+    keys.cp,
+    keys.rm,
+    artifacts.artifact,
+    status.stats,
+    status.ping,
+    service.check_config,
+    bench.bench,
+    service.completion,
+):
+    program.add_command(_command)
+
+
+def main(prog_name: str | None = None) -> None:
+    """Run the command line of this process; does not return."""
+    sys.exit(program.main(prog_name=prog_name, standalone_mode=True))

@@ -1,0 +1,99 @@
+"""Commands that need no daemon: serve is one, check-config judges a file, completion prints a script.
+
+What the daemon needs is imported inside the commands, so that the others do not pay for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+
+import click
+from click.shell_completion import get_completion_class
+
+from tiered_store.cli.output import warn
+from tiered_store.cli.session import USAGE
+
+__all__ = ["check_config", "completion", "serve"]
+
+_COMPLETE_VARIABLE = "_TIERED_STORE_COMPLETE"
+
+
+@click.command()
+@click.option("--config", "file", type=click.Path(path_type=Path), envvar="TIERED_STORE_CONFIG", help="A TOML file.")
+@click.option("--socket", metavar="PATH", help="Where to listen.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the origin and the disk tier in DIR/origin and DIR/cache.",
+)
+@click.pass_context
+def serve(context: click.Context, file: Path | None, socket: str | None, data_dir: Path | None) -> None:
+    """Run the daemon in the foreground. Needs no configuration.
+
+    SIGTERM and SIGINT stop it: requests under way are finished first, a second signal ends it at once.
+    """
+    if sys.platform != "linux":
+        warn(f"the daemon runs on Linux only, and this is {sys.platform}")
+        context.exit(USAGE)
+    # Tens of thousands of objects are made by the imports and none of them is garbage: letting the collector
+    # look at them again and again would be a fifth of the time to the first answer.
+    gc.disable()
+    try:
+        from tiered_store import daemon
+        from tiered_store.config.faults import ConfigError
+        from tiered_store.config.load import Flags, load
+    finally:
+        gc.enable()
+    named = socket or context.find_root().params.get("socket")
+    try:
+        loaded = load(file, flags=Flags(socket=Path(named) if named else None, data_dir=data_dir))
+    except ConfigError as error:
+        _show(error)
+        context.exit(USAGE)
+    context.exit(daemon.serve(loaded))
+
+
+@click.command("check-config")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def check_config(context: click.Context, file: Path) -> None:
+    """Judge a configuration FILE and touch nothing.
+
+    Takes the environment into account as serve would. Prints one line per fault and exits with 2 if there are any.
+    """
+    from tiered_store.config.faults import ConfigError
+    from tiered_store.config.load import load
+
+    try:
+        loaded = load(file)
+    except ConfigError as error:
+        _show(error)
+        context.exit(USAGE)
+    for notice in loaded.notices:
+        warn(notice)
+    click.echo(f"{file}: no faults")
+
+
+def _show(error: Exception) -> None:
+    click.echo(str(error), err=True)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    r"""Print the completion script for SHELL.
+
+    It completes commands, options, and keys where a daemon answers.
+
+    \b
+    bash:  eval "$(tiered-store completion bash)"                    in ~/.bashrc
+    zsh:   eval "$(tiered-store completion zsh)"                     in ~/.zshrc
+    fish:  tiered-store completion fish > ~/.config/fish/completions/tiered-store.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(context.find_root().command, {}, "tiered-store", _COMPLETE_VARIABLE).source())

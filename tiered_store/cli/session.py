@@ -1,0 +1,121 @@
+"""What every command shares: the daemon's address, a client, and exit codes.
+
+Exit codes: 0 done, 1 the store said no, 2 wrong usage, 3 no daemon, 130 interrupted, 141 the reader of a
+pipe has gone. A refusal is one line on standard error and nothing on standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from tiered_store.client.sync import Client
+from tiered_store.errors import DaemonUnavailable, IntegrityError, StoreError
+
+__all__ = ["NO_DAEMON", "REFUSED", "USAGE", "Program", "configured_socket", "connect", "socket_of"]
+
+REFUSED = 1
+USAGE = 2
+NO_DAEMON = 3
+_TIMEOUT_S = 30.0
+_INTERRUPTED = 128 + 2  # as shells report SIGINT
+_PIPE_CLOSED = 128 + 13  # and SIGPIPE
+
+
+class Refusal(click.ClickException):
+    """An answer that is no success, as one line."""
+
+    exit_code = REFUSED
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(" ".join(_said(error).split()))
+
+    def show(self, file: Any = None) -> None:
+        """Write the line."""
+        click.echo(f"tiered-store: {self.message}", file=file, err=True)
+
+
+class NoDaemon(Refusal):
+    """Nobody answers."""
+
+    exit_code = NO_DAEMON
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, IntegrityError) and error.expected and error.actual:
+        return f"{error}: expected {error.expected}, found {error.actual}"
+    return str(error)
+
+
+class Program(click.Group):
+    """The root command: turns every error that a user can meet into its line and exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order they were added, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except DaemonUnavailable as error:
+            raise NoDaemon(error) from error
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader has what it wanted. What Python still buffers must not be written at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(_PIPE_CLOSED)
+        except (StoreError, OSError) as error:
+            raise Refusal(error) from error
+
+
+def socket_of(context: click.Context) -> str | None:
+    """The socket that ``--socket``, the environment or the configuration names; None leaves it to the client."""
+    given: str | None = context.find_root().params.get("socket")
+    return given or configured_socket()
+
+
+def configured_socket() -> str | None:
+    """The socket that the daemon's own configuration names, if this environment points at one.
+
+    Read here without the configuration's models, whose import would cost more than the whole command.
+    """
+    if os.environ.get("TIERED_STORE_SOCKET"):
+        return None  # the client looks there itself
+    named = os.environ.get("TIERED_STORE_SERVER__SOCKET")
+    file = os.environ.get("TIERED_STORE_CONFIG")
+    if named or not file:
+        return named or None
+    import tomllib
+
+    try:
+        with open(file, "rb") as stream:  # noqa: PTH123 - pathlib costs an import of 5 ms
+            path = tomllib.load(stream).get("server", {}).get("socket")
+    except (OSError, ValueError, AttributeError) as error:
+        raise click.UsageError(f"$TIERED_STORE_CONFIG names {file}, which cannot be read: {error}") from error
+    return os.path.expanduser(path) if isinstance(path, str) else None  # noqa: PTH111 - as above
+
+
+@contextmanager
+def connect(context: click.Context, *, is_long: bool = False) -> Iterator[Client]:
+    """A client of the daemon, closed at the end.
+
+    Args:
+        context: of the command.
+        is_long: whether the daemon's work grows with the data (a copy, a put), so that no time can be said
+            within which an answer is due; ``--timeout`` still can.
+
+    Raises:
+        DaemonUnavailable: nobody answers.
+    """
+    asked: float | None = context.find_root().params.get("timeout")
+    with Client(socket_of(context), timeout_s=asked or (None if is_long else _TIMEOUT_S)) as client:
+        yield client

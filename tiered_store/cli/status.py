@@ -1,0 +1,61 @@
+"""Commands about the daemon: stats and ping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tiered_store.cli.keys import as_json_option
+from tiered_store.cli.output import table, write_json
+from tiered_store.cli.session import connect
+from tiered_store.config.sizes import format_size
+
+__all__ = ["ping", "stats"]
+
+_PLACES = ("memory", "disk", "cdn", "origin")
+_COLUMNS = ("hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes")
+
+
+@click.command()
+@as_json_option
+@click.pass_context
+def stats(context: click.Context, json_output: bool) -> None:
+    """Show what the daemon has done and holds."""
+    with connect(context) as client:
+        numbers = client.stats()
+    if json_output:
+        write_json(numbers)
+        return
+    rows = [["", *_COLUMNS]]
+    for place in _PLACES:
+        found = numbers.get(place)
+        if isinstance(found, dict):
+            rows.append([place, *(_cell(name, found.get(name)) for name in _COLUMNS)])
+    click.echo(table(rows))
+    click.echo()
+    for name, value in numbers.items():
+        if not isinstance(value, dict):
+            click.echo(f"{name:<20} {_cell(name, value)}")
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name.endswith("bytes"):
+        return format_size(int(value))
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+@click.command()
+@as_json_option
+@click.pass_context
+def ping(context: click.Context, json_output: bool) -> None:
+    """Ask the daemon whether it is there; exits with 3 if not."""
+    with connect(context) as client:
+        seconds = client.ping()
+        path = client.socket_path
+    if json_output:
+        write_json({"socket": path, "round_trip_us": round(seconds * 1e6, 1)})
+    else:
+        click.echo(f"{path} answers in {seconds * 1000:.2f} ms")

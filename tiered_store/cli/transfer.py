@@ -1,0 +1,65 @@
+"""Objects on their way between the daemon and files, standard input or standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import click
+
+from tiered_store.cli.output import BAR_MIN_BYTES, Progress, progress_of
+from tiered_store.cli.session import connect
+
+__all__ = ["source_of", "write_object"]
+
+
+@contextmanager
+def source_of(file: str) -> Iterator[tuple[str | BinaryIO, Progress | None]]:
+    """What to hand to the client for a file named on the command line, and whom to tell about the progress.
+
+    A path travels as a descriptor that the daemon copies from, about which nobody can report. Where a
+    person watches, a long file is therefore streamed instead: somewhat slower, and with a bar.
+    """
+    with progress_of(file) as progress:
+        if file == "-":
+            yield sys.stdin.buffer, progress
+            return
+        size = os.stat(file).st_size  # noqa: PTH116 - pathlib costs an import of 5 ms
+        if progress is None or size < BAR_MIN_BYTES:
+            yield file, None
+            return
+        with open(file, "rb") as stream:  # noqa: PTH123 - as above
+            yield stream, lambda done, _total: progress(done, size)
+
+
+class _ReaderGone(Exception):
+    """Standard output was closed. Not a ``BrokenPipeError``, which the client takes for its daemon's."""
+
+
+def write_object(context: click.Context, key: str, output: str | None) -> None:
+    """Write an object to a file, or in pieces, as they arrive, to standard output.
+
+    Raises:
+        BrokenPipeError: the reader of standard output has gone.
+    """
+    with connect(context) as client, progress_of(key) as progress:
+        if output not in {None, "-"}:
+            assert output is not None
+            client.get_file(key, output, progress=progress)
+            return
+        stream = sys.stdout.buffer
+
+        def write(piece: bytes | memoryview) -> None:
+            try:
+                stream.write(piece)
+            except BrokenPipeError:
+                raise _ReaderGone from None
+
+        try:
+            client.get_into(key, write, progress=progress)
+        except _ReaderGone:
+            raise BrokenPipeError from None
+        stream.flush()

@@ -1,0 +1,201 @@
+"""Sources, in their order, made into one judged ``Config``.
+
+Flags win over the environment, that over the file, that over the defaults. Nothing is touched: a
+configuration with faults raises all of them at once, and one without has only been looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from tiered_store.config.checks import check, check_policies
+from tiered_store.config.defaults import default_paths, paths_below
+from tiered_store.config.faults import ConfigError, Fault, nearest
+from tiered_store.config.model import SECTIONS, Config, PolicyRule, Section
+from tiered_store.config.sizes import format_size
+from tiered_store.config.sources import Layer, Raw, from_environment, from_file
+
+__all__ = ["Flags", "Loaded", "load"]
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says; None where it says nothing."""
+
+    socket: Path | None = None
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration without faults.
+
+    Attributes:
+        config: the settings.
+        sources: by ``section.name``, where the value came from (a file, variable, flag or ``"default"``).
+        notices: what the operator should know; for the log.
+    """
+
+    config: Config
+    sources: Mapping[str, str]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The state of one load: values by setting, and what was found wrong so far."""
+
+    values: dict[str, Raw]
+    faults: list[Fault] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def add(self, layer: Layer) -> None:
+        self.values.update(layer.values)
+        self.faults.extend(layer.faults)
+        self.notices.extend(layer.notices)
+
+
+def load(
+    file: Path | None = None,
+    *,
+    flags: Flags = Flags(),
+    environment: Mapping[str, str] = os.environ,
+    uid: int | None = None,
+    home: Path | None = None,
+) -> Loaded:
+    """Read, merge and judge a configuration.
+
+    Args:
+        file: a TOML file, or None for none.
+        flags: what the command line says.
+        environment: variables to look at.
+        uid: whose defaults to take; the current user's if None.
+        home: that user's home directory; looked up if None.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    paths = default_paths(environment, os.geteuid() if uid is None else uid, _home() if home is None else home)
+    defaults = {"server.socket": paths.socket, "origin.path": paths.origin, "disk.path": paths.cache}
+    reading = _Reading({setting: Raw(path, DEFAULT) for setting, path in defaults.items()})
+    if file is not None:
+        reading.add(from_file(file))
+    reading.add(from_environment(environment))
+    reading.values.update(_from_flags(flags))
+
+    sections = {name: _section(reading, name, model, defaults) for name, model in SECTIONS.items()}
+    numbered = _policies(reading)
+    config = Config.model_validate({**sections, "policies": tuple(rule for _, rule in numbered)})
+    sources = _sources_of(reading)
+    faulty = {fault.setting for fault in reading.faults}
+    for setting, message in (*check(config), *check_policies(numbered)):
+        if setting not in faulty:
+            source = sources["policies" if setting.startswith("policies") else setting]
+            reading.faults.append(Fault(source, setting, message))
+    if reading.faults:
+        raise ConfigError(reading.faults)
+    return Loaded(config, sources, tuple(reading.notices))
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # a user without an entry in passwd, as in containers: the checks will say what cannot be used
+        return Path("/")
+
+
+def _from_flags(flags: Flags) -> dict[str, Raw]:
+    values = {}
+    if flags.socket is not None:
+        values["server.socket"] = Raw(flags.socket.absolute(), "--socket")
+    if flags.data_dir is not None:
+        origin, cache = paths_below(flags.data_dir.absolute())
+        values["origin.path"] = Raw(origin, "--data-dir")
+        values["disk.path"] = Raw(cache, "--data-dir")
+    return values
+
+
+def _section(reading: _Reading, name: str, model: type[Section], defaults: Mapping[str, Path]) -> Section:
+    """Build one section; a faulty value is reported and stands in as its default, so that the others are judged too."""
+    given = {s.partition(".")[2]: raw for s, raw in reading.values.items() if s.partition(".")[0] == name and "." in s}
+    values = {key: raw.value for key, raw in given.items()}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors():
+            key = str(details["loc"][0])
+            setting = f"{name}.{key}"
+            reading.faults.append(Fault(given[key].source, setting, _say(setting, details)))
+            values.pop(key, None)
+            if setting in defaults:
+                values[key] = defaults[setting]
+        return model.model_validate(values)
+
+
+def _policies(reading: _Reading) -> list[tuple[int, PolicyRule]]:
+    """The rules that can be read, each with its place in the list, counted from 1."""
+    raw = reading.values.get("policies", Raw([], DEFAULT))
+    if not isinstance(raw.value, list) or not all(isinstance(item, dict) for item in raw.value):
+        reading.faults.append(
+            Fault(raw.source, "policies", "is an array of tables; write each rule below [[policies]]")
+        )
+        return []
+    rules = []
+    for number, item in enumerate(raw.value, 1):
+        try:
+            rules.append((number, PolicyRule.model_validate(item)))
+        except ValidationError as error:
+            for details in error.errors():
+                setting = f"policies[{number}].{details['loc'][0]}"
+                reading.faults.append(Fault(raw.source, setting, _say(setting, details)))
+    return rules
+
+
+def _sources_of(reading: _Reading) -> dict[str, str]:
+    settings = [f"{name}.{key}" for name, model in SECTIONS.items() for key in model.model_fields]
+    sources = {s: reading.values[s].source if s in reading.values else DEFAULT for s in settings}
+    sources["policies"] = reading.values.get("policies", Raw(None, DEFAULT)).source
+    return sources
+
+
+#: pydantic's error types in the words of this project; {input} and the error's own context can be used.
+_SENTENCES = {
+    "missing": "is missing; every rule needs it",
+    "int_type": "must be a whole number, not {input!r}",
+    "int_from_float": "must be a whole number, not {input!r}",
+    "float_type": "must be a number, not {input!r}",
+    "finite_number": "must be a finite number, not {input!r}",
+    "bool_type": "must be true or false, not {input!r}",
+    "string_type": "must be a text in quotes, not {input!r}",
+    "literal_error": "must be {expected}, not {input!r}",
+    "greater_than": "must be more than {gt}, not {input!r}",
+    "greater_than_equal": "must be at least {ge}, not {input!r}",
+    "less_than_equal": "must be at most {le}, not {input!r}",
+    "value_error": "{error}",
+}
+_LATER_BACKENDS = {"s3", "gcs", "tiered"}
+
+
+def _say(setting: str, details: ErrorDetails) -> str:
+    kind, given = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        name = str(details["loc"][0])
+        if name == "cdn":
+            return "a cdn tier is not supported by this version; remove it"
+        return f"unknown setting; {nearest(name, PolicyRule.model_fields)}"
+    if setting == "origin.backend" and given in _LATER_BACKENDS:
+        return f"{given!r} is not supported by this version; use 'local'"
+    context: dict[str, Any] = {**details.get("ctx", {}), "input": given}
+    for bound in ("gt", "ge", "le"):
+        if bound in context:
+            context[bound] = format_size(context[bound]) if setting.endswith("_bytes") else f"{context[bound]:.12g}"
+    return _SENTENCES.get(kind, details["msg"]).format_map(context)

@@ -1,0 +1,151 @@
+"""Every setting, its type, its default and the bounds it must keep by itself.
+
+What depends on two settings or on the machine is in ``checks``; where values come from is in
+``sources``. The invariant: an instance is immutable and every value in it has its final form (sizes in
+bytes, durations in seconds, absolute paths).
+
+``config/tiered_store.toml`` explains each setting to the operator; a test keeps the two in step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Mode, Seconds
+
+__all__ = [
+    "SECTIONS",
+    "Config",
+    "DiskSection",
+    "FillsSection",
+    "LimitsSection",
+    "LogSection",
+    "MemorySection",
+    "OriginSection",
+    "PolicyRule",
+    "Section",
+    "ServerSection",
+    "takes_text",
+]
+
+_MIB = 2**20
+_GIB = 2**30
+#: One piece of an object on its way through a fill (origins/base.py); a smaller budget could not hold any.
+_FILL_MIN_BYTES = _MIB
+
+
+class Section(BaseModel):
+    """A table of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ServerSection(Section):
+    """The native socket. Defaults of ``socket`` depend on the user, see ``defaults``."""
+
+    socket: AbsolutePath
+    mode: Mode = 0o660
+    group: str = ""
+    allow_uids: Ids = ()
+    allow_gids: Ids = ()
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    max_in_flight: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    write_buffer_bytes: Annotated[ByteSize, Field(ge=64 * 1024, le=_GIB)] = _MIB
+    hello_timeout_s: Annotated[Seconds, Field(gt=0)] = 10.0
+    stall_timeout_s: Annotated[Seconds, Field(gt=0)] = 30.0
+    drain_timeout_s: Seconds = 10.0
+
+
+class MemorySection(Section):
+    """The memory tier."""
+
+    max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = 64_000_000
+    max_object_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.125
+
+
+class DiskSection(Section):
+    """The disk tier."""
+
+    enabled: bool = True
+    path: AbsolutePath
+    max_bytes: Annotated[ByteSize, Field(ge=16 * _MIB)] = 10 * _GIB
+    min_free_bytes: ByteSize = 512 * _MIB
+    min_free_inodes: Annotated[int, Field(ge=0)] = 1000
+
+
+class OriginSection(Section):
+    """The place that must not forget."""
+
+    backend: Literal["local", "memory"] = "local"
+    path: AbsolutePath
+    quota_bytes: ByteSize = 0
+
+
+class FillsSection(Section):
+    """Objects on their way: from the origin into the tiers, and from a client to the origin."""
+
+    buffer_bytes: Annotated[ByteSize, Field(ge=_FILL_MIN_BYTES)] = 64 * _MIB
+    spool_memory_bytes: Annotated[ByteSize, Field(ge=_FILL_MIN_BYTES)] = 256 * _MIB
+
+
+class LimitsSection(Section):
+    """What one request may bring."""
+
+    max_object_bytes: ByteSize = 16 * _GIB
+    max_metadata_bytes: Annotated[ByteSize, Field(ge=256, le=_MIB)] = 16 * 1024
+
+
+class PolicyRule(Section):
+    """How long answers for keys under one prefix may be given without asking the origin."""
+
+    prefix: str
+    immutable: bool = False
+    ttl_s: Seconds = 60.0
+    stale_while_revalidate_s: Seconds = 0.0
+    stale_if_error_s: Seconds = 86_400.0
+    negative_ttl_s: Seconds = 2.0
+
+
+class LogSection(Section):
+    """What is written to standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json"] = "auto"
+    slow_request_s: Seconds = 1.0
+
+
+class Config(Section):
+    """All settings of a daemon."""
+
+    server: ServerSection
+    memory: MemorySection
+    disk: DiskSection
+    origin: OriginSection
+    fills: FillsSection
+    limits: LimitsSection
+    policies: tuple[PolicyRule, ...]
+    log: LogSection
+
+
+#: The tables by name; ``policies`` is an array of tables and handled apart.
+SECTIONS: dict[str, type[Section]] = {
+    "server": ServerSection,
+    "memory": MemorySection,
+    "disk": DiskSection,
+    "origin": OriginSection,
+    "fills": FillsSection,
+    "limits": LimitsSection,
+    "log": LogSection,
+}
+
+
+def takes_text(section: type[Section], name: str) -> bool:
+    """Whether a setting's values are texts as they stand (paths, names, modes), not numbers, booleans or lists."""
+    field = section.model_fields.get(name)
+    if field is None:
+        return True
+    annotation: Any = field.annotation
+    return annotation in {str, Path} or getattr(annotation, "__origin__", None) is Literal or name == "mode"

@@ -1,0 +1,211 @@
+"""The process: its event loop, its signals, and the order in which things start and stop.
+
+Knows neither the protocol nor how a store is built. Starting is: claim the socket, open the store, accept.
+Stopping is the reverse: accept no more, finish what is under way within a limit, close the store,
+release the socket. The invariant: whatever ends the process, no acknowledged put is lost, because the
+store never acknowledges what only memory holds. That is why a second signal may simply end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from tiered_store import logs
+from tiered_store.config.load import Loaded
+from tiered_store.config.sizes import format_size
+from tiered_store.errors import StoreError
+from tiered_store.servers.native import NativeDoor
+from tiered_store.servers.sockets import ListenError, UnixListener, bind_unix
+from tiered_store.store.store import Store
+from tiered_store.wiring import (
+    CannotStart,
+    DescriptorPlan,
+    OpenStore,
+    divide_descriptors,
+    native_limits,
+    open_store,
+    raise_descriptor_limit,
+)
+
+__all__ = ["notify_systemd", "resident_bytes", "serve"]
+
+_log = logging.getLogger("tiered_store.daemon")
+
+#: What closing the store may take beyond the limit that its own writes have.
+_CLOSE_MARGIN_S = 5.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def serve(loaded: Loaded) -> int:
+    """Run the daemon until a signal ends it.
+
+    Returns:
+        the exit code: 0 after an orderly stop, 1 if it could not start or had to be cut short.
+    """
+    logs.set_up(loaded.config.log.level, loaded.config.log.format)
+    for notice in loaded.notices:
+        _log.warning("configuration: %s", notice)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(loaded))
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now (VmRSS)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd (``Type=notify``) how far the start or stop is; nothing happens without systemd."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    if address.startswith("@"):  # the abstract namespace
+        address = "\0" + address[1:]
+    # A supervisor that does not listen must not stop the daemon.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto(state.encode(), address)
+
+
+class _Stop:
+    """The signals. The first SIGTERM or SIGINT asks for an orderly stop, a second one ends the process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asked = asyncio.Event()
+        self._reason = ""
+        self.listener: UnixListener | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ask, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._ignore)
+
+    async def wait(self) -> str:
+        """Return the name of the signal, once there was one."""
+        await self._asked.wait()
+        return self._reason
+
+    def _ask(self, name: str) -> None:
+        if self._asked.is_set():
+            _log.warning("stopping at once", extra={"signal": name})
+            leave(self.listener)
+        self._reason = name
+        self._asked.set()
+
+    def _ignore(self) -> None:
+        _log.warning("SIGHUP ignored: settings are read at the start only; restart to change them")
+
+
+def leave(listener: UnixListener | None) -> None:
+    """End the process now, without waiting for threads that a slow disk may hold."""
+    if listener is not None:
+        listener.close()
+    logging.shutdown()
+    os._exit(1)
+
+
+async def _run(loaded: Loaded) -> int:
+    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_loop_error)
+    stop = _Stop(loop)
+    server = loaded.config.server
+    try:
+        plan = divide_descriptors(raise_descriptor_limit(), loaded.config)
+        listener = bind_unix(server.socket, mode=server.mode, group=server.group)
+    except (CannotStart, ListenError) as error:
+        _log.error("cannot start: %s", error)
+        return 1
+    with listener:
+        stop.listener = listener
+        try:
+            opened = await open_store(loaded.config, plan)
+        except (StoreError, OSError) as error:
+            _log.error("cannot start: %s", error)
+            return 1
+        closed = clean = False
+        try:
+            clean = await _serve(loaded, plan, opened.store, listener, stop, began)
+        finally:
+            closed = await _close(opened, server.drain_timeout_s + _CLOSE_MARGIN_S)
+    _log.info("stopped", extra={"clean": clean and closed, "uptime_s": round(time.monotonic() - began, 3)})
+    if not closed:
+        leave(None)
+    return 0 if clean else 1
+
+
+async def _serve(
+    loaded: Loaded, plan: DescriptorPlan, store: Store, listener: UnixListener, stop: _Stop, began: float
+) -> bool:
+    """Accept clients until a signal comes; whether all of them could be finished in time."""
+    config, version = loaded.config, _version()
+    door = NativeDoor(
+        store,
+        listener.socket,
+        limits=native_limits(config, plan),
+        allow_uids=frozenset(config.server.allow_uids) or None,
+        allow_gids=frozenset(config.server.allow_gids) or None,
+        extra_stats=lambda: {"rss_bytes": resident_bytes(), "pid": os.getpid(), "version": version},
+        name=f"tiered_store {version}",
+    )
+    # What is there now stays as long as the process: the collector need not look at it again.
+    gc.freeze()
+    door.start()
+    _log.info("started", extra={"version": version, **_described(loaded, plan, time.monotonic() - began)})
+    notify_systemd("READY=1")
+    reason = await stop.wait()
+    _log.info("stopping", extra={"signal": reason, "connections": door.connections})
+    notify_systemd("STOPPING=1")
+    clean = await door.drain(config.server.drain_timeout_s)
+    if not clean:
+        _log.warning("requests were cut off", extra={"drain_timeout_s": config.server.drain_timeout_s})
+    return clean
+
+
+async def _close(opened: OpenStore, limit_s: float) -> bool:
+    try:
+        async with asyncio.timeout(limit_s):
+            await opened.close()
+    except TimeoutError:
+        _log.error("the store did not close in time", extra={"limit_s": limit_s})
+        return False
+    return True
+
+
+def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str, object]:
+    """What was chosen, and which of it somebody asked for: the fields of the line about the start."""
+    config = loaded.config
+    origin = f"directory {config.origin.path}" if config.origin.backend == "local" else "memory (forgets at the stop)"
+    disk = f"{config.disk.path} ({format_size(config.disk.max_bytes)})" if config.disk.enabled else "off"
+    return {
+        "pid": os.getpid(),
+        "socket": str(config.server.socket),
+        "mode": f"{config.server.mode:04o}",
+        "origin": origin,
+        "disk": disk,
+        "memory": format_size(config.memory.max_bytes),
+        "files": f"{plan.limit} ({plan.connections} connections, {plan.memory} memory, {plan.disk} disk)",
+        "settings": {setting: source for setting, source in loaded.sources.items() if source != "default"},
+        "took_s": round(took_s, 3),
+    }
+
+
+def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Errors that no task was there to take: a line, not silence, and the daemon goes on."""
+    _log.error("unhandled error: %s", context.get("message"), exc_info=context.get("exception"))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("tiered-store")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"

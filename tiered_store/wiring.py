@@ -1,0 +1,220 @@
+"""Configuration to store: the one place where concrete classes meet.
+
+Also divides what the process may use between the parts: file descriptors. Nothing here serves; the
+invariant is that what :func:`open_store` returns is started, and that on an error nothing stays open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tiered_store.aio.offload import Offload
+from tiered_store.config.model import Config
+from tiered_store.key import Key
+from tiered_store.objects import INLINE_MAX_BYTES
+from tiered_store.origins.base import Origin
+from tiered_store.origins.local import LocalOrigin
+from tiered_store.origins.memory import MemoryOrigin
+from tiered_store.servers.limits import NativeLimits
+from tiered_store.store.limits import StoreLimits
+from tiered_store.store.policy import Policies, Policy
+from tiered_store.store.store import Store
+from tiered_store.tiers.disk import DiskTier
+from tiered_store.tiers.memory import MemoryTier
+
+__all__ = [
+    "CannotStart",
+    "DescriptorPlan",
+    "OpenStore",
+    "divide_descriptors",
+    "native_limits",
+    "open_store",
+    "raise_descriptor_limit",
+    "store_limits",
+]
+
+#: Kept back for the interpreter, the event loop and the logs, SQLite's files (three per thread of the disk
+#: tier), and the files of running fills (an origin's and a spool's each).
+_RESERVED = 256
+#: A connection holds its socket, and up to one more descriptor that is on its way in or out.
+_PER_CONNECTION = 2
+#: With fewer than this to divide, next to nothing large could be cached.
+_USABLE_MINIMUM = 64
+#: Open files of the disk tier beyond this gain nothing: opening one costs some ten microseconds.
+_DISK_MAXIMUM = 8192
+#: Threads that wait for files. Most of the time they are in a system call, not on a core.
+_ORIGIN_THREADS = 8
+_DISK_THREADS = 4
+#: The kernel's default for fs.nr_open; what "unlimited" is taken to mean.
+_UNLIMITED = 2**20
+
+
+class CannotStart(Exception):
+    """The machine does not give what the configuration needs; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorPlan:
+    """Who may hold how many file descriptors.
+
+    Attributes:
+        limit: of the process (RLIMIT_NOFILE).
+        connections: how many clients can be connected.
+        memory: how many objects of the memory tier may be memfds.
+        disk: how many cache files the disk tier keeps open.
+    """
+
+    limit: int
+    connections: int
+    memory: int
+    disk: int
+
+
+def raise_descriptor_limit() -> int:
+    """Raise RLIMIT_NOFILE to the hard limit, and give it back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _UNLIMITED if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Not fatal: the kernel may allow less than the limit says (fs.nr_open), and the old one works too.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
+    """Divide the process's descriptors.
+
+    256 are kept back. Connections come first, two each, but get at most half of the rest; what they leave
+    goes to the tiers, half to each; an origin in memory, whose large objects are files too, is left half of it
+    first. The memory tier takes no more than it could ever fill with objects large enough to be files, the
+    disk tier at most 8192.
+
+    Raises:
+        CannotStart: if the limit leaves too little for any use.
+    """
+    usable = limit - _RESERVED
+    if usable < _USABLE_MINIMUM:
+        raise CannotStart(
+            f"the process may open only {limit} files; allow at least {_RESERVED + _USABLE_MINIMUM} "
+            "(ulimit -n, or LimitNOFILE= in the systemd unit)"
+        )
+    connections = min(config.server.max_connections, usable // 2 // _PER_CONNECTION)
+    rest = usable - connections * _PER_CONNECTION
+    if config.origin.backend == "memory":
+        rest //= 2
+    memory = min(rest // 2 if config.disk.enabled else rest, config.memory.max_bytes // INLINE_MAX_BYTES)
+    disk = min(rest - memory, _DISK_MAXIMUM) if config.disk.enabled else 0
+    return DescriptorPlan(limit, connections, memory, disk)
+
+
+def native_limits(config: Config, plan: DescriptorPlan) -> NativeLimits:
+    """What one peer of the native socket may use."""
+    return NativeLimits(
+        max_connections=plan.connections,
+        max_in_flight=config.server.max_in_flight,
+        max_metadata_bytes=config.limits.max_metadata_bytes,
+        write_buffer_bytes=config.server.write_buffer_bytes,
+        hello_timeout_s=config.server.hello_timeout_s,
+        stall_timeout_s=config.server.stall_timeout_s,
+        slow_request_s=config.log.slow_request_s,
+    )
+
+
+class OpenStore:
+    """A store that runs, with the threads below it.
+
+    Attributes:
+        store: started.
+    """
+
+    def __init__(self, store: Store, pools: Sequence[Offload]) -> None:
+        self.store = store
+        self._pools = pools
+
+    async def close(self) -> None:
+        """Close the store, which closes its tiers and its origin, and then the threads that those used."""
+        try:
+            await self.store.close()
+        finally:
+            for pool in self._pools:
+                await pool.close()
+
+
+async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
+    """Build the store that a configuration describes, and start it.
+
+    Raises:
+        PermissionDenied, OriginUnavailable: the origin cannot be used. A disk tier that cannot is no error.
+    """
+
+    def found_corrupt(key: Key) -> None:
+        store.found_corrupt(key)  # made below; nobody reads before
+
+    async with contextlib.AsyncExitStack() as undo:
+        pools: list[Offload] = []
+        origin: Origin
+        if config.origin.backend == "memory":
+            origin = MemoryOrigin(quota_bytes=config.origin.quota_bytes or None)
+            undo.push_async_callback(origin.close)
+        else:
+            pools.append(_pool(undo, "origin", _ORIGIN_THREADS))
+            local = LocalOrigin(config.origin.path, offload=pools[-1])
+            undo.push_async_callback(local.close)
+            await local.start()
+            origin = local
+        disk = None
+        if config.disk.enabled:
+            pools.append(_pool(undo, "disk", _DISK_THREADS))
+            disk = DiskTier(
+                config.disk.path,
+                max_bytes=config.disk.max_bytes,
+                min_free_bytes=config.disk.min_free_bytes,
+                min_free_inodes=config.disk.min_free_inodes,
+                max_open_files=plan.disk,
+                offload=pools[-1],
+                on_corrupt=found_corrupt,
+            )
+            undo.push_async_callback(disk.close)
+            await disk.start()
+        memory = MemoryTier(
+            config.memory.max_bytes, max_share=config.memory.max_object_share, max_descriptors=plan.memory
+        )
+        store = Store(memory=memory, disk=disk, origin=origin, policies=_policies(config), limits=store_limits(config))
+        await store.start()
+        undo.pop_all()
+        return OpenStore(store, pools)
+
+
+def _pool(undo: contextlib.AsyncExitStack, name: str, threads: int) -> Offload:
+    pool = Offload(threads, name)
+    undo.push_async_callback(pool.close)
+    return pool
+
+
+def _policies(config: Config) -> Policies:
+    return Policies(
+        Policy(
+            rule.prefix,
+            immutable=rule.immutable,
+            ttl_s=rule.ttl_s,
+            stale_while_revalidate_s=rule.stale_while_revalidate_s,
+            stale_if_error_s=rule.stale_if_error_s,
+            negative_ttl_s=rule.negative_ttl_s,
+        )
+        for rule in config.policies
+    )
+
+
+def store_limits(config: Config) -> StoreLimits:
+    """What the store refuses, and what it may hold at once."""
+    return StoreLimits(
+        max_object_bytes=config.limits.max_object_bytes,
+        max_metadata_bytes=config.limits.max_metadata_bytes,
+        fill_buffer_bytes=config.fills.buffer_bytes,
+        spool_memory_bytes=config.fills.spool_memory_bytes,
+        drain_s=config.server.drain_timeout_s,
+    )

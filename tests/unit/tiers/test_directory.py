@@ -1,0 +1,116 @@
+"""The directory: who may use it, how runs are counted, what an orderly stop leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from tiered_store.tiers.directory import INDEX_NAME, CacheDirectory, Marks
+from tiered_store.tiers.faults import TierFault
+from tiered_store.tiers.rawdisk import is_object_name
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = CacheDirectory(tmp_path / "cache")
+    directory.claim()
+    yield directory
+    directory.release()
+
+
+MARKS = Marks(epoch=5, suspect_epoch=3, suspect_before=1.5, deny_epoch=2, audit_due=True)
+
+
+def test_marks_are_read_once(directory):
+    assert directory.take_marks() is None
+    directory.leave_marks(MARKS)
+    assert directory.take_marks() == MARKS
+    assert directory.take_marks() is None
+    assert sorted(path.name for path in directory.path.iterdir()) == ["lock", "objects", "spool"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"epoch": 1, "unknown": 2}'])
+def test_marks_that_cannot_be_read_are_none(directory, text):
+    (directory.path / "clean").write_text(text)
+    assert directory.take_marks() is None
+    assert not (directory.path / "clean").exists()
+
+
+def test_runs_are_counted_across_restarts(directory):
+    assert [directory.begin_run(), directory.begin_run()] == [1, 2]
+    directory.release()
+    directory.claim()
+    assert directory.begin_run() == 3
+    (directory.path / "lock").write_text("?")
+    assert directory.begin_run() > 1_000_000
+
+
+def test_one_at_a_time(directory):
+    other = CacheDirectory(directory.path)
+    with pytest.raises(TierFault, match="in use"):
+        other.claim()
+    directory.claim()  # again is fine
+    directory.release()
+    other.claim()
+    other.release()
+    other.release()
+
+
+@pytest.mark.parametrize("how", ["lock removed", "directory replaced"])
+def test_a_lock_on_what_is_gone_is_taken_anew(directory, tmp_path, how):
+    if how == "lock removed":
+        (directory.path / "lock").unlink()
+    else:
+        directory.path.rename(tmp_path / "old")
+    directory.claim()
+    with pytest.raises(TierFault, match="in use"):
+        CacheDirectory(directory.path).claim()
+
+
+def test_a_link_in_its_place_is_refused(tmp_path):
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "cache").symlink_to(tmp_path / "real")
+    with pytest.raises(TierFault, match="not a directory"):
+        CacheDirectory(tmp_path / "cache").claim()
+
+
+def test_an_index_is_made_and_a_lost_one_noticed(directory):
+    assert directory.prepare_index() is False
+    assert (directory.path / INDEX_NAME).stat().st_mode & 0o777 == 0o600
+    directory.new_object()
+    assert directory.prepare_index() is True
+    (directory.path / INDEX_NAME).write_bytes(b"index")
+    assert directory.prepare_index() is True  # until it is rebuilt
+    directory.rebuilt()
+    assert directory.prepare_index() is False
+
+
+def test_a_broken_index_is_moved_away_with_its_log(directory):
+    for suffix in ("", "-wal", "-shm"):
+        (directory.path / (INDEX_NAME + suffix)).write_bytes(b"x")
+    directory.abandon_index()
+    assert list(directory.path.glob(f"{INDEX_NAME}*")) == []
+    assert len(directory.leftovers()) == 3
+    assert directory.prepare_index() is True
+
+
+def test_a_dangling_link_in_place_of_the_index_is_moved_away(directory, tmp_path):
+    (directory.path / INDEX_NAME).symlink_to(tmp_path / "elsewhere")
+    directory.prepare_index()
+    assert not (tmp_path / "elsewhere").exists()
+    assert (directory.path / INDEX_NAME).is_file()
+
+
+def test_spools_of_this_run_are_no_leftovers(directory):
+    mine = directory.new_spool()
+    mine.touch()
+    assert directory.new_spool() != mine
+    other = directory.path / "spool" / "other"
+    other.touch()
+    assert directory.leftovers() == [other]
+
+
+def test_object_names_are_fanned_out(directory):
+    names = {directory.new_object() for _ in range(20)}
+    assert len(names) == 20
+    assert all(is_object_name(name) for name in names)
+    assert {path.name for path in directory.object_directories()} == {name.split("/")[1] for name in names}

@@ -1,0 +1,106 @@
+"""What can go wrong on a disk, in four words; the one place where foreign errors are translated.
+
+Knows SQLite's and the system's error codes, and nothing of keys or entries. The invariant: what leaves
+:func:`translated` is a :class:`TierFault`, a :class:`Damaged`, or a bug.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+import diskcache
+
+__all__ = ["Damaged", "Gone", "Kind", "TierFault", "translated"]
+
+
+class Kind(Enum):
+    """What a fault asks for."""
+
+    FULL = "full"  # no room, in the file system or a quota: make room, decline, go on
+    BUSY = "busy"  # no descriptor, no memory, a lock not given in time: try again soon
+    CORRUPT = "corrupt"  # the index cannot be understood: start a new one
+    FAULTY = "faulty"  # the disk fails, is read-only or gone: set the tier aside and probe it
+
+
+class TierFault(Exception):
+    """A fault of the place, not of one object.
+
+    Attributes:
+        kind: what has to be done about it.
+        reason: one phrase for the log.
+    """
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(f"{kind.value}: {reason}")
+        self.kind = kind
+        self.reason = reason
+
+
+class Damaged(Exception):
+    """The bytes of one object are not what was stored: flipped, truncated or foreign."""
+
+
+class Gone(Exception):
+    """The index knows a file that is not there; whoever sees this heals the index."""
+
+
+_ERRNOS = {
+    errno.ENOSPC: Kind.FULL,
+    errno.EDQUOT: Kind.FULL,
+    errno.EMFILE: Kind.BUSY,
+    errno.ENFILE: Kind.BUSY,
+    errno.ENOMEM: Kind.BUSY,
+}
+# By primary result code (https://www.sqlite.org/rescode.html). SQLITE_ERROR is "no such table" or
+# "no such column" here, since every statement is diskcache's own: the file is not the index we made.
+_SQLITE = {
+    sqlite3.SQLITE_FULL: Kind.FULL,
+    sqlite3.SQLITE_BUSY: Kind.BUSY,
+    sqlite3.SQLITE_LOCKED: Kind.BUSY,
+    sqlite3.SQLITE_NOMEM: Kind.BUSY,
+    sqlite3.SQLITE_PROTOCOL: Kind.BUSY,
+    sqlite3.SQLITE_CORRUPT: Kind.CORRUPT,
+    sqlite3.SQLITE_NOTADB: Kind.CORRUPT,
+    sqlite3.SQLITE_ERROR: Kind.CORRUPT,
+    sqlite3.SQLITE_SCHEMA: Kind.CORRUPT,
+    sqlite3.SQLITE_MISMATCH: Kind.CORRUPT,
+    sqlite3.SQLITE_CONSTRAINT: Kind.CORRUPT,
+}
+# The shared-memory file of the write-ahead log could not grow, which is how a full disk looks to it.
+_SQLITE_EXTENDED = {sqlite3.SQLITE_IOERR_SHMSIZE: Kind.FULL}
+
+
+def _of_sqlite(error: sqlite3.Error) -> TierFault:
+    # After some faults SQLite has rolled back by itself, and diskcache's ROLLBACK fails in its turn: the
+    # first error is the one that counts.
+    while isinstance(error.__context__, sqlite3.Error):
+        error = error.__context__
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by the Python module itself, e.g. for text that is not UTF-8
+        return TierFault(Kind.CORRUPT, f"index: {error}")
+    kind = _SQLITE_EXTENDED.get(code) or _SQLITE.get(code & 0xFF, Kind.FAULTY)
+    return TierFault(kind, f"index: {error} ({error.sqlite_errorname})")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn errors of SQLite, diskcache and the system into faults.
+
+    Raises:
+        TierFault: in place of any of them.
+    """
+    try:
+        yield
+    except diskcache.Timeout as error:
+        # diskcache raises this for whatever goes wrong at the start of a transaction.
+        cause = error.__context__
+        fault = _of_sqlite(cause) if isinstance(cause, sqlite3.Error) else TierFault(Kind.BUSY, "index: timeout")
+        raise fault from error
+    except sqlite3.Error as error:
+        raise _of_sqlite(error) from error
+    except OSError as error:
+        raise TierFault(_ERRNOS.get(error.errno or 0, Kind.FAULTY), str(error)) from error

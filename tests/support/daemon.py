@@ -74,6 +74,7 @@ class Daemons:
         env: Mapping[str, str] | None = None,
         args: Sequence[str] = (),
         directory: Path | None = None,
+        wrapper: Sequence[str] = (),
     ) -> RunningDaemon:
         """Start one, and return when it is ready.
 
@@ -82,12 +83,13 @@ class Daemons:
             env: further environment variables.
             args: further arguments of ``serve``.
             directory: where its files are; a previous daemon's to go on with what that one left.
+            wrapper: a command that runs the daemon in its own place, e.g. with fewer capabilities.
         """
         if directory is None:
             directory = self.directory / str(len(self._running))
             directory.mkdir()
         socket_path, data_dir, log_path = directory / "s.sock", directory / "data", directory / "log"
-        command = [sys.executable, "-m", "tiered_store", "serve"]
+        command = [*wrapper, sys.executable, "-m", "tiered_store", "serve"]
         command += ["--socket", str(socket_path), "--data-dir", str(data_dir), *args]
         if config is not None:
             (directory / "config.toml").write_text(toml_of(config))

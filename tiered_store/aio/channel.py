@@ -137,7 +137,7 @@ class Channel:
         Args:
             data: not empty.
             descriptor: held until it has been sent.
-            on_refused: called instead when the kernel takes no more descriptors in flight
+            on_refused: called instead, soon, when the kernel takes no more descriptors in flight
                 (``ETOOMANYREFS``); ``data`` is then dropped.
         """
         if self.is_closed or self._is_ending:
@@ -165,9 +165,35 @@ class Channel:
         except (BlockingIOError, InterruptedError):
             return data
         except OSError as error:
-            self.close(error)
+            self._write_failed(error)
             return b""
         return b"" if sent == len(data) else memoryview(data)[sent:]
+
+    def _write_failed(self, error: OSError) -> None:
+        """Close, but first hear what the peer said last: whoever refuses a connection says why, and closes it."""
+        self._is_ending = True
+        self._reason = error
+        self._drop_output()
+        self._loop.call_soon(self._hear_out, error)
+
+    def _hear_out(self, error: OSError) -> None:
+        if self._is_reading:
+            self._readable()
+        self.close(error)
+
+    def _drop_output(self) -> None:
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._fd)
+        self._queue.clear()
+        self._buffered = 0
+        self.stalled_since = None
+        self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
 
     async def writable(self) -> None:
         """Return when the output is not congested (or the channel closed)."""
@@ -179,6 +205,8 @@ class Channel:
     def _flush(self) -> None:
         """Write what the kernel takes; arrange to be called again for the rest."""
         queue = self._queue
+        # Only here is it sure to be seen: all that waits may leave in one go.
+        self._was_congested = self._was_congested or self.is_congested
         try:
             while queue:
                 is_single = len(queue) == 1 and queue[0][1] is None
@@ -186,13 +214,12 @@ class Channel:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
-            self.close(error)
+            self._write_failed(error)
             return
         if queue:
             if not self._is_writing:
                 self._is_writing = True
                 self._loop.add_writer(self._fd, self._flush)
-            self._was_congested = self._was_congested or self.is_congested
         else:
             self.stalled_since = None
             if self._is_writing:
@@ -200,9 +227,7 @@ class Channel:
                 self._loop.remove_writer(self._fd)
         if self._was_congested and self._buffered <= self._high_water // 2:
             self._was_congested = False
-            if self._drained is not None:
-                self._drained.set()
-                self._drained = None
+            self._wake_writers()
             # Not from here: what it sends would flush again, one level deeper each time.
             self._loop.call_soon(self._on_drained)
         if self._is_ending and not queue:
@@ -217,7 +242,7 @@ class Channel:
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS or on_refused is None:
                     raise
-                on_refused()
+                self._loop.call_soon(on_refused)  # not from here: what it sends would flush this very queue
                 return len(data)
             # The kernel has its own reference now; a rest of the bytes goes without.
             self._queue[0] = (data, None, None)
@@ -266,16 +291,9 @@ class Channel:
             return
         self.is_closed = True
         self.pause()
-        if self._is_writing:
-            self._is_writing = False
-            self._loop.remove_writer(self._fd)
-        self._queue.clear()
-        self._buffered = 0
-        self.stalled_since = None
+        self._drop_output()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
-        if self._drained is not None:
-            self._drained.set()
-            self._drained = None
+        self._reason = None  # its traceback holds whatever its raisers held, descriptors too
         self._on_close(reason)

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tiered_store.client import operations
 from tiered_store.client.address import default_socket_path
-from tiered_store.client.availability import Availability, OnUnavailable, is_callers_fault
+from tiered_store.client.availability import Availability, OnUnavailable, deadline_ms, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
 from tiered_store.client.bodies import (
     FileTarget,
@@ -25,8 +25,7 @@ from tiered_store.client.bodies import (
 )
 from tiered_store.client.multiplexed import MultiplexedLink
 from tiered_store.client.operations import Conversation, Received, Upload
-from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
-from tiered_store.key import ARTIFACT_PREFIX
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, StoreError
 from tiered_store.objects import INLINE_MAX_BYTES, ObjectInfo
 from tiered_store.protocol.frames import Flag
 
@@ -60,7 +59,7 @@ class AsyncClient:
     ) -> None:
         self.socket_path = os.fspath(socket_path) if socket_path is not None else default_socket_path()
         self._timeout_s = timeout_s
-        self._deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
+        self._deadline_ms = deadline_ms(timeout_s)
         self._is_lenient = on_unavailable == "miss"
         self._availability = Availability(reconnect_s)
         self._link: MultiplexedLink | None = None
@@ -104,7 +103,11 @@ class AsyncClient:
         if self._connecting is None:
             self._connecting = home[1].create_task(self._connect())
             self._connecting.add_done_callback(self._connected_or_not)
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        await asyncio.wait([connecting])  # not the task itself: cancelling one caller must not cancel it
+        if connecting.cancelled():
+            raise DaemonUnavailable("this client has been closed")
+        return connecting.result()
 
     def _connected_or_not(self, task: asyncio.Task[MultiplexedLink]) -> None:
         if self._connecting is task:
@@ -130,6 +133,9 @@ class AsyncClient:
             else:
                 self._availability.failed()
                 raise
+        except DeadlineExceeded:  # it takes connections and greets nobody: trying again would take as long
+            self._availability.failed()
+            raise
         self._availability.succeeded()
         return link
 
@@ -167,6 +173,9 @@ class AsyncClient:
         except ConnectionError as error:
             if not was_proven:
                 raise DaemonUnavailable(f"the daemon at {self.socket_path} closed the connection: {error}") from None
+        except DaemonUnavailable:
+            if link.is_usable or not was_proven:
+                raise  # it was said of the request, and the same link would say it again
         link = await self._connected()
         try:
             return await link.run(operation, *args, **kwargs)
@@ -200,6 +209,8 @@ class AsyncClient:
         no_promote: bool = False,
     ) -> bytes:
         """The object's bytes, or a range of them; see ``Client.get``."""
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError("offset and length must not be negative")
         span = None if offset == 0 and length is None else (offset, length)
         received = await self._get(key, self._flags(only_if_cached, no_promote), span)
         if received.file is None or received.file.size <= _READ_INLINE_MAX_BYTES:
@@ -320,7 +331,7 @@ class AsyncClient:
 
     async def _put(
         self,
-        key: str,
+        key: str | None,
         make_upload: Callable[[], Upload],
         size: int | None,
         content_type: str | None,
@@ -334,7 +345,7 @@ class AsyncClient:
             original = make_upload
             make_upload = lambda: first.pop() if first else original()  # noqa: E731
         return await self._run_or(
-            ObjectInfo(key, 0, "", content_type, described),
+            ObjectInfo(key or "", 0, "", content_type, described),
             operations.put,
             key,
             make_upload,
@@ -347,8 +358,8 @@ class AsyncClient:
         self, source: Source, *, content_type: str | None = None, progress: Progress | None = None
     ) -> str:
         """Store bytes, a path or a file object under its sha256; see ``Client.put_artifact``."""
-        info = await self._put(ARTIFACT_PREFIX, uploads_of_source(source, progress), None, content_type, None)
-        return info.key if info.key != ARTIFACT_PREFIX else ""
+        info = await self._put(None, uploads_of_source(source, progress), None, content_type, None)
+        return info.key
 
     async def put_many(self, items: Mapping[str, bytes]) -> dict[str, ObjectInfo]:
         """Store many objects in few round trips. All are tried; then the first error is raised."""
@@ -362,10 +373,12 @@ class AsyncClient:
                 if isinstance(result, ObjectInfo):
                     stored[key] = result
                 elif not self._is_lenient or is_callers_fault(result):
-                    result.key = key
                     error = error or result
         for key in large:
-            stored[key] = await self.put(key, items[key])
+            try:
+                stored[key] = await self.put(key, items[key])
+            except StoreError as problem:
+                error = error or problem
         if error is not None:
             raise error
         return stored

@@ -20,7 +20,7 @@ from tiered_store.errors import (
     TooLarge,
 )
 
-__all__ = ["Availability", "OnUnavailable", "is_callers_fault", "retry_delays"]
+__all__ = ["Availability", "OnUnavailable", "deadline_ms", "is_callers_fault", "retry_delays"]
 
 OnUnavailable: TypeAlias = Literal["error", "miss"]
 
@@ -47,6 +47,11 @@ def retry_delays(budget_s: float, clock: Callable[[], float] = time.monotonic) -
     while clock() < deadline:
         yield delay * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
         delay = min(delay * 2, _LONGEST_DELAY_S)
+
+
+def deadline_ms(timeout_s: float | None) -> int:
+    """A client's timeout as the daemon's deadline: in milliseconds, in 32 bits, 0 for none."""
+    return 0 if timeout_s is None else max(1, int(min(timeout_s * 1000, 0xFFFFFFFF)))
 
 
 class Availability:

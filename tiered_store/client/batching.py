@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from tiered_store.key import MAX_KEY_BYTES
 from tiered_store.objects import INLINE_MAX_BYTES
 from tiered_store.protocol.batches import MAX_BATCH_KEYS
 
@@ -14,28 +15,36 @@ __all__ = ["key_batches", "put_batches"]
 _BATCH_BYTES: Final = 512 * 1024
 
 
+def _can_be_sent(key: str) -> bool:
+    try:
+        return len(key) <= MAX_KEY_BYTES and (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES)
+    except UnicodeEncodeError:
+        return False
+
+
 def key_batches(keys: Iterable[str]) -> Iterator[list[str]]:
     """Keys in lists that fit one request."""
-    batch: list[str] = []
-    size = 0
-    for key in keys:
-        length = len(key)  # at least a quarter of its bytes, so a batch stays within half a frame times four
-        if batch and (len(batch) == MAX_BATCH_KEYS or size + length > _BATCH_BYTES // 4):
-            yield batch
-            batch, size = [], 0
-        batch.append(key)
-        size += length
-    if batch:
-        yield batch
+    rest = list(keys)
+    while rest:
+        count = MAX_BATCH_KEYS
+        # A character takes at most four bytes. Keys are short as a rule, so that one look is enough.
+        while count > 1 and 4 * sum(map(len, rest[:count])) > _BATCH_BYTES:
+            count //= 2
+        yield rest[:count]
+        rest = rest[count:]
 
 
 def put_batches(items: Mapping[str, bytes]) -> tuple[list[list[tuple[str, bytes]]], list[str]]:
-    """Small objects in lists that fit one request, and the keys of those too large for any."""
+    """Small objects in lists that fit one request, and the keys of those that have to go alone.
+
+    Too large ones go alone, and so do keys that break a rule so badly that they cannot be sent: the error
+    is then about them, and the others are stored.
+    """
     batches: list[list[tuple[str, bytes]]] = []
     large: list[str] = []
     size = _BATCH_BYTES
     for key, data in items.items():
-        if len(data) > INLINE_MAX_BYTES:
+        if len(data) > INLINE_MAX_BYTES or not _can_be_sent(key):
             large.append(key)
             continue
         cost = len(data) + 4 * len(key) + 8

@@ -46,13 +46,14 @@ _UNSUPPORTED: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP
 
 def upload_of_bytes(data: bytes | bytearray | memoryview) -> Upload:
     """Bytes up to the inline bound as they are; larger ones in a memfd that is sealed against every change."""
-    size = memoryview(data).nbytes
+    view = memoryview(data)
+    size = view.nbytes
     if size <= INLINE_MAX_BYTES:
         return Upload(size, inline=bytes(data))
     if not hasattr(os, "memfd_create"):
         return Upload(size, read=io.BytesIO(data).read)
     descriptor = Descriptor(os.memfd_create("tiered_store", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-    view = memoryview(data).cast("B")
+    view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     written = 0
     while written < size:
         written += os.write(descriptor.fd, view[written:])
@@ -72,16 +73,18 @@ def uploads_of_source(source: Source, progress: Progress | None = None) -> Calla
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return lambda: upload_of_bytes(source)
-    if isinstance(source, str | os.PathLike):
-        return lambda: _upload_of_path(source, progress)
     is_used = False
 
     def once() -> Upload:
         nonlocal is_used
         if is_used:
             raise DaemonUnavailable("the daemon went away in the middle of a stream, which cannot be sent again")
-        is_used = True
-        return Upload(None, read=_reporting(source.read, None, progress))
+        if isinstance(source, str | os.PathLike):
+            upload = _upload_of_path(source, progress)
+        else:
+            upload = Upload(None, read=_reporting(source.read, None, progress))
+        is_used = upload.read is not None
+        return upload
 
     return once
 
@@ -184,13 +187,12 @@ class FileTarget:
         self._progress = progress
         self._written = 0
         self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._is_there = True
 
     def sink(self, info: ObjectInfo) -> Callable[[bytes], Any]:
         """Start from the first byte, and give a function that appends; for bytes that come as a stream."""
         total = info.size
-        self._written = 0
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._restart()
 
         def write(data: bytes) -> None:
             view = memoryview(data)
@@ -201,11 +203,24 @@ class FileTarget:
         return write
 
     def take(self, received: Received) -> None:
-        """Write what came at once: bytes, or a file to clone or copy."""
+        """Write what came at once: bytes, or a file to clone or copy; for a stream, see that it was whole.
+
+        Raises:
+            ProtocolError: the daemon sent another number of bytes than it had announced.
+        """
+        size = received.info.size
         if received.file is not None:
+            self._restart()  # an attempt that broke off may have left something
             self._copy(_checked_file(received.file))
-        elif received.data:
+        elif received.data or not size:
             self.sink(received.info)(received.data)
+        if self._written != size:
+            raise ProtocolError(f"the daemon sent {self._written} bytes of an object of {size}")
+
+    def _restart(self) -> None:
+        self._written = 0
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
 
     def _copy(self, file: FileBody) -> None:
         source = file.descriptor.fd
@@ -229,15 +244,18 @@ class FileTarget:
 
     def commit(self) -> None:
         """Give the file its name."""
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        os.close(fd)
         os.replace(self._temporary, self._path)  # noqa: PTH105 - pathlib costs an import of 5 ms
+        self._is_there = False
 
     def abandon(self) -> None:
-        """Remove what was written; does nothing after :meth:`commit`."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Remove what was written; does nothing after a :meth:`commit` that succeeded."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        if self._is_there:
+            self._is_there = False
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)  # noqa: PTH108
 
@@ -265,7 +283,12 @@ class PieceTarget:
         return lambda data: self._give(data, info.size)
 
     def take(self, received: Received) -> None:
-        """Give what came at once: bytes, or a file in pieces. Raises as :meth:`sink` does."""
+        """Give what came at once: bytes, or a file in pieces; for a stream, see that it was whole.
+
+        Raises:
+            DaemonUnavailable: as :meth:`sink`.
+            ProtocolError: the daemon sent another number of bytes than it had announced.
+        """
         if received.file is not None:
             self._refuse_second_attempt()
             file = _checked_file(received.file)
@@ -274,6 +297,8 @@ class PieceTarget:
         elif received.data:
             self._refuse_second_attempt()
             self._give(received.data, received.info.size)
+        if self._given != received.info.size:
+            raise ProtocolError(f"the daemon sent {self._given} bytes of an object of {received.info.size}")
 
     def _refuse_second_attempt(self) -> None:
         if self._given:

@@ -16,8 +16,10 @@ from collections import deque
 from typing import Final, TypeVar
 
 from tiered_store.aio.rights import ANCILLARY_BYTES, CLOEXEC, own_descriptors, rights_of
-from tiered_store.client.operations import Conversation, Incoming, Received, receive_object
-from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
+from tiered_store.client import operations
+from tiered_store.client.operations import Blocking, Conversation, Incoming, Received, receive_object
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, ProtocolError, StoreError
+from tiered_store.key import MAX_KEY_BYTES
 from tiered_store.objects import Descriptor
 from tiered_store.protocol.frames import HEADER, HEADER_BYTES, Frame, FrameReader, Opcode
 from tiered_store.protocol.messages import Welcome, decode_welcome, encode_hello
@@ -33,6 +35,9 @@ _unpack: Final = HEADER.unpack_from
 _pack: Final = HEADER.pack
 #: A reply with an inline object fits one read.
 _READ_BYTES: Final = 72 * 1024
+#: For batches and streams: a hundred objects of 1 KiB come in one read and need not be put together. Below the 128 KiB
+#: from which on the C library maps fresh pages for each allocation.
+_BULK_READ_BYTES: Final = 120 * 1024
 
 
 def connect_error(path: str, error: OSError) -> DaemonUnavailable:
@@ -41,6 +46,8 @@ def connect_error(path: str, error: OSError) -> DaemonUnavailable:
         reason = "no such socket"
     elif error.errno == errno.ECONNREFUSED:
         reason = "the socket is there, but nobody listens on it"
+    elif error.errno == errno.EAGAIN:
+        reason = "it took no connection in time"
     elif error.errno in {errno.EACCES, errno.EPERM}:
         reason = f"user {os.getuid()} may not use the socket"
     else:
@@ -80,7 +87,8 @@ class Link:
         #: Of the operation under way.
         self.request_id = 0
         self._deadline: float | None = None
-        self._is_shortened = False
+        #: How long the kernel waits now, where that is less than ``timeout_s``.
+        self._shortened_s: float | None = None
         #: Whether at least one operation has been completed; a fresh link that fails is no accident.
         self.is_proven = False
         #: Whether nothing is left over from the last operation, so that another may follow.
@@ -123,9 +131,8 @@ class Link:
         self.is_clean = False
         if self._timeout_s is not None:
             self._deadline = time.monotonic() + self._timeout_s
-            if self._is_shortened:
-                self._is_shortened = False
-                self._limit_time(self._timeout_s)
+            if self._shortened_s is not None:
+                self._restore_time()
         self.request_id = (self.request_id + 1) & 0xFFFFFFFF or 1
         return self.request_id
 
@@ -133,21 +140,33 @@ class Link:
         """Something of a stream has arrived: the deadline counts from here."""
         if self._timeout_s is not None:
             self._deadline = time.monotonic() + self._timeout_s
+            if self._shortened_s is not None:
+                self._restore_time()
+
+    def _restore_time(self) -> None:
+        self._shortened_s = None
+        self._limit_time(self._timeout_s)
 
     def send(self, data: bytes, descriptor: Descriptor | None = None) -> None:
         """Send a frame.
 
         Raises:
             ConnectionError: the daemon has gone. DeadlineExceeded: it takes nothing.
+            DaemonUnavailable: the kernel carries no further descriptor for this user.
         """
         try:
             if descriptor is None:
                 self._sendall(data)
             else:
                 sent = self._sock.sendmsg([data], rights_of(descriptor))
-                self._sendall(data[sent:])
+                if sent < len(data):
+                    self._sendall(data[sent:])
         except BlockingIOError:
             raise self._too_late() from None
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            raise DaemonUnavailable("too many descriptors of this user are on their way already") from None
 
     def fetch(self, key: str, flags: int, deadline_ms: int) -> bytes | Received:
         """Read an object; its bytes alone where they come in one frame, which is the hot path.
@@ -156,12 +175,20 @@ class Link:
         place: that halves the client's share of a small read (docs/performance.md).
         """
         request_id = self.begin()
-        raw = key.encode()
+        raw = b""
         try:
+            raw = key.encode()
             self._sendall(_pack(len(raw), _GET, flags, 0, request_id, deadline_ms) + raw)
             data, ancillary, _, _ = self._recvmsg(_READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
         except BlockingIOError:
             raise self._too_late() from None
+        except UnicodeEncodeError:
+            raise InvalidKey("a key must be valid UTF-8", key=repr(key)[:80]) from None
+        except ConnectionError:
+            if len(raw) > MAX_KEY_BYTES:  # looked at only here: a daemon closes the connection for far longer ones
+                message = f"a key must have at most {MAX_KEY_BYTES} bytes, this one has {len(raw)}"
+                raise InvalidKey(message, key=key[:80]) from None
+            raise
         if len(data) >= HEADER_BYTES and not ancillary:
             length, opcode, _, head_length, answered, _ = _unpack(data)
             if opcode == _OBJECT and answered == request_id and len(data) == HEADER_BYTES + length:
@@ -181,6 +208,8 @@ class Link:
             while self._frames:
                 frame = self._frames.popleft()
                 if frame.request_id:
+                    if frame.request_id != self.request_id:
+                        raise ProtocolError(f"{frame} answers another request than {self.request_id}")
                     return frame, self._take_descriptor(frame)
                 if frame.opcode == Opcode.GOODBYE:
                     self.is_leaving = True
@@ -202,7 +231,7 @@ class Link:
     def _read(self) -> tuple[bytes, list[tuple[int, int, bytes]]]:
         """One system call."""
         try:
-            data, ancillary, _, _ = self._recvmsg(_READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
+            data, ancillary, _, _ = self._recvmsg(_BULK_READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
         except BlockingIOError:
             raise self._too_late() from None
         return data, ancillary
@@ -219,13 +248,15 @@ class Link:
         self._frames.extend(self._reader.receive(data))
 
     def _shorten(self) -> None:
-        """Let the kernel wait no longer than what is left of the deadline."""
+        """Let the kernel wait no longer than what is left of the deadline, give or take a tenth."""
         assert self._deadline is not None
+        assert self._timeout_s is not None
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise self._too_late()
-        self._is_shortened = True
-        self._limit_time(left)
+        if left < 0.9 * (self._shortened_s or self._timeout_s):
+            self._shortened_s = left
+            self._limit_time(left)
 
     def run(self, conversation: Conversation[T]) -> T:
         """Drive a conversation to its end.
@@ -233,22 +264,34 @@ class Link:
         Raises:
             StoreError: the store's answer; the link is in order afterwards unless it was about the link.
         """
+        is_settled = False
+        last: Frame | None = None
         try:
             action = next(conversation)
             while True:
                 if action is None:
                     incoming = self.receive()
+                    last = incoming[0]
                     action = conversation.send(incoming)
                     self.extend()
+                elif isinstance(action, Blocking):
+                    action.run()
+                    self.extend()
+                    action = next(conversation)
                 else:
                     self.send(*action)
                     action = next(conversation)
         except StopIteration as stop:
+            is_settled = True
             result: T = stop.value
             return result
+        except StoreError:
+            is_settled = operations.is_settled(last)
+            raise
         finally:
             conversation.close()
-            self.is_clean = not (self._frames or self._descriptors or self._reader.is_midway or self.is_leaving)
+            is_empty = not (self._frames or self._descriptors or self._reader.is_midway)
+            self.is_clean = is_settled and is_empty and not self.is_leaving
 
     def close(self) -> None:
         """Close this process's end; never ``shutdown``, which a fork's parent would feel."""

@@ -10,7 +10,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from tiered_store.aio.channel import Channel
 from tiered_store.client.link import connect_error
-from tiered_store.client.operations import Conversation, Incoming
+from tiered_store.client.operations import Blocking, Conversation, Incoming, is_settled
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
 from tiered_store.objects import Descriptor
 from tiered_store.protocol.frames import Frame, FrameReader, Opcode, encode_frame
@@ -26,12 +26,17 @@ _WRITE_BUFFER_BYTES: Final = 1024 * 1024
 
 
 class _Mailbox:
-    """The frames that have come for one request, and the task that waits for the next."""
+    """The frames that have come for one request, and the task that waits for the next.
 
-    __slots__ = ("_failure", "_frames", "_loop", "_waiter")
+    Attributes:
+        last: the frame that was taken last.
+    """
+
+    __slots__ = ("_failure", "_frames", "_loop", "_waiter", "last")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.last: Frame | None = None
         self._frames: deque[Incoming] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -43,6 +48,10 @@ class _Mailbox:
     def fail(self, failure: BaseException) -> None:
         self._failure = failure
         self._wake()
+
+    def descriptor_refused(self) -> None:
+        """The kernel carries no further descriptor for this user."""
+        self.fail(DaemonUnavailable("too many descriptors of this user are on their way already"))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -67,10 +76,13 @@ class _Mailbox:
                 self._waiter = None
                 if timer is not None:
                     timer.cancel()
-        return self._frames.popleft()
+        incoming = self._frames.popleft()
+        self.last = incoming[0]
+        return incoming
 
     def _expire(self, timeout_s: float) -> None:
-        self.fail(DeadlineExceeded(f"no answer from the daemon within {timeout_s} s"))
+        if not self._frames:  # else the answer has come in the same turn of the loop
+            self.fail(DeadlineExceeded(f"no answer from the daemon within {timeout_s} s"))
 
 
 class MultiplexedLink:
@@ -149,7 +161,11 @@ class MultiplexedLink:
             for frame in self._reader.receive(data):
                 self._route(frame)
         except StoreError as error:
-            self._channel.close(error)
+            # Without the traceback, which holds what came with these bytes for as long as the error lives.
+            self._channel.close(error.with_traceback(None))
+            return
+        if self._descriptors and not self._reader.is_midway:
+            self._descriptors.clear()  # nobody asked for them
 
     def _route(self, frame: Frame) -> None:
         descriptor = None
@@ -196,12 +212,12 @@ class MultiplexedLink:
                 result = await self._drive(conversation, mailbox)
                 is_done = True
             except StoreError as error:
-                is_done = not isinstance(error, DeadlineExceeded | ProtocolError)
+                is_done = is_settled(mailbox.last) and not isinstance(error, DeadlineExceeded | ProtocolError)
                 raise
             finally:
                 conversation.close()
                 del self._mailboxes[request_id]
-                if not is_done and self.is_usable:
+                if not is_done and not self._channel.is_closed:
                     self._channel.send(encode_frame(Opcode.CANCEL, request_id))
             self.is_proven = True
             return result
@@ -210,15 +226,19 @@ class MultiplexedLink:
         try:
             action = next(conversation)
             while True:
-                if action is not None:
+                if action is None:
+                    action = conversation.send(await mailbox.next(self._timeout_s))
+                elif isinstance(action, Blocking):
+                    await asyncio.to_thread(action.run)
+                    action = next(conversation)
+                else:
                     if self._channel.is_closed:
                         raise ConnectionResetError("the daemon closed the connection")
-                    self._channel.send(*action)
+                    frame, descriptor = action
+                    self._channel.send(frame, descriptor, mailbox.descriptor_refused)
                     if self._channel.is_congested:
                         await self._writable()
                     action = next(conversation)
-                else:
-                    action = conversation.send(await mailbox.next(self._timeout_s))
         except StopIteration as stop:
             result: T = stop.value
             return result

@@ -1,9 +1,9 @@
 """Every operation as a conversation, written once for both clients.
 
 A conversation is a generator that does no I/O on sockets: it yields what to send (frame and, where one
-goes along, a descriptor) or ``RECEIVE``, is sent what was received, and returns its result. The
-synchronous and the asyncio client only drive it. Errors of the store are raised from inside it, after
-which the connection is in order; any other exception means that it is not.
+goes along, a descriptor), ``RECEIVE``, or a ``Blocking`` to be run; it is sent what was received, and returns
+its result. The synchronous and the asyncio client only drive it. Errors of the store are raised from
+inside it; ``is_settled`` tells whether the connection is in order afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from tiered_store.errors import IntegrityError, NotFound, ProtocolError, StoreError
+from tiered_store.errors import IntegrityError, InvalidKey, NotFound, ProtocolError, StoreError, TooLarge
+from tiered_store.key import ARTIFACT_PREFIX, MAX_KEY_BYTES, parse_key
 from tiered_store.objects import Descriptor, FileBody, ObjectInfo
 from tiered_store.protocol.batches import (
     ITEM_LARGE,
@@ -20,9 +21,10 @@ from tiered_store.protocol.batches import (
     decode_stored,
     encode_keys,
     encode_pairs,
+    is_status,
     item_error,
 )
-from tiered_store.protocol.frames import DATA_MAX_BYTES, Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.frames import DATA_MAX_BYTES, STREAM_WINDOW_BYTES, Flag, Frame, Opcode, encode_frame
 from tiered_store.protocol.messages import (
     PutRequest,
     decode_info,
@@ -36,6 +38,7 @@ from tiered_store.protocol.status import decode_error
 
 __all__ = [
     "RECEIVE",
+    "Blocking",
     "Conversation",
     "Incoming",
     "Outgoing",
@@ -47,6 +50,7 @@ __all__ = [
     "exists_many",
     "get",
     "get_many",
+    "is_settled",
     "list_page",
     "ping",
     "put",
@@ -59,11 +63,24 @@ __all__ = [
 T = TypeVar("T")
 Outgoing: TypeAlias = tuple[bytes, Descriptor | None]
 Incoming: TypeAlias = tuple[Frame, Descriptor | None]
-Conversation: TypeAlias = Generator[Outgoing | None, Incoming, T]
+Conversation: TypeAlias = Generator["Outgoing | Blocking | None", Incoming, T]
 Sink: TypeAlias = Callable[[bytes], Any]
 
 #: Yielded to ask for the next frame.
 RECEIVE: Final = None
+
+
+class Blocking:
+    """Reading from a source that may block; the driver calls :meth:`run` where that hurts nobody."""
+
+    def __init__(self, read: Callable[[int], bytes], size: int) -> None:
+        self._read = read
+        self._size = size
+        self.data = b""
+
+    def run(self) -> None:
+        """Read; the result is in ``data``."""
+        self.data = self._read(self._size)
 
 
 class Received(NamedTuple):
@@ -82,6 +99,36 @@ class Upload(NamedTuple):
     descriptor: Descriptor | None = None
     #: Gives pieces of at most the size it is asked for, b"" at the end.
     read: Callable[[int], bytes] | None = None
+
+
+def is_settled(last: Frame | None) -> bool:
+    """Whether, after an error of the store, nothing more of this conversation can come.
+
+    Args:
+        last: the last frame that the conversation was given, or None. Behind a part of a stream further
+            parts come, whoever raised the error: a function of the user that takes the bytes, say.
+    """
+    return last is None or last.opcode not in {Opcode.OBJECT_STREAM, Opcode.DATA, Opcode.WINDOW}
+
+
+def _raw(key: str) -> bytes:
+    """A key as it travels. The daemon checks the other rules; what breaks these would break the connection."""
+    try:
+        raw = key.encode()
+    except UnicodeEncodeError:
+        raise InvalidKey("a key must be valid UTF-8", key=repr(key)[:80]) from None
+    if len(raw) > MAX_KEY_BYTES:
+        raise InvalidKey(f"a key must have at most {MAX_KEY_BYTES} bytes, this one has {len(raw)}", key=key[:80])
+    return raw
+
+
+def _raw_keys(keys: Sequence[str]) -> bytes:
+    try:
+        return encode_keys([key.encode() for key in keys])
+    except (UnicodeEncodeError, TooLarge):
+        for key in keys:
+            _raw(key)
+        raise
 
 
 def _checked(frame: Frame, *expected: int) -> Frame:
@@ -122,7 +169,7 @@ def get(
         sink: for bytes that come as a stream; called once with the object's information. Without one
             they are collected.
     """
-    yield encode_get(request_id, key.encode(), flags=flags, span=span, deadline_ms=deadline_ms), None
+    yield encode_get(request_id, _raw(key), flags=flags, span=span, deadline_ms=deadline_ms), None
     incoming = yield RECEIVE
     return (yield from receive_object(request_id, key, incoming, sink=sink))
 
@@ -143,39 +190,52 @@ def receive_object(
         return Received(info, b"", FileBody(descriptor, offset, length, is_memory=False))
     collected = bytearray()
     write: Sink = collected.extend if sink is None else sink(info)
+    granted = STREAM_WINDOW_BYTES
     while True:
         frame, _ = yield RECEIVE
         _checked(frame, Opcode.DATA, Opcode.END)
         if frame.opcode == Opcode.END:
             return Received(info, bytes(collected), None)
         write(frame.payload)
-        yield encode_frame(Opcode.WINDOW, request_id, extra=len(frame.payload)), None
+        grant = min(len(frame.payload), info.size - granted)
+        if grant > 0:
+            # Never beyond the end: a daemon that stops closes the connection behind its last byte, and to send
+            # what nobody needs would then fail, with the whole object here.
+            granted += grant
+            yield encode_frame(Opcode.WINDOW, request_id, extra=grant), None
 
 
 def get_many(
     request_id: int, keys: Sequence[str], *, flags: int = 0, deadline_ms: int = 0
 ) -> Conversation[tuple[dict[str, bytes], list[str]]]:
     """Read many small objects; gives what was found, and the keys of objects too large for a batch."""
-    body = encode_keys([key.encode() for key in keys])
-    yield encode_frame(Opcode.GET_MANY, request_id, body=body, flags=flags, extra=deadline_ms), None
+    yield encode_frame(Opcode.GET_MANY, request_id, body=_raw_keys(keys), flags=flags, extra=deadline_ms), None
     found: dict[str, bytes] = {}
     large: list[str] = []
     error: StoreError | None = None
     while True:
         frame, _ = yield RECEIVE
         _checked(frame, Opcode.BATCH)
-        for index, size, data in decode_batch(frame):
-            if index >= len(keys):
-                raise ProtocolError(f"a batch answers key {index} of {len(keys)}")
-            if size < ITEM_LARGE - 0xFF:
-                found[keys[index]] = data
-            elif size == ITEM_LARGE:
-                large.append(keys[index])
-            else:
-                problem = item_error(size, keys[index])
-                if not isinstance(problem, NotFound):
-                    error = error or problem
+        indexes, sizes, bodies = decode_batch(frame)
+        if indexes and max(indexes) >= len(keys):
+            raise ProtocolError(f"a batch answers key {max(indexes)} of {len(keys)}")
+        if sizes and is_status(max(sizes)):
+            for index, size, body in zip(indexes, sizes, bodies, strict=True):
+                if not is_status(size):
+                    found[keys[index]] = body
+                elif size == ITEM_LARGE:
+                    large.append(keys[index])
+                else:
+                    problem = item_error(size, keys[index])
+                    if not isinstance(problem, NotFound):
+                        error = error or problem
+        elif len(indexes) == len(keys) and indexes == tuple(range(len(keys))):  # all were at hand, which is the rule
+            found = dict(zip(keys, bodies, strict=True))
+        else:
+            found.update(zip(map(keys.__getitem__, indexes), bodies, strict=True))
         if frame.flags & Flag.FINAL:
+            if isinstance(error, InvalidKey) and error.key is not None:
+                parse_key(error.key)  # of an item only the status travels; the rule it breaks is known here too
             if error is not None:
                 raise error
             return found, large
@@ -183,15 +243,14 @@ def get_many(
 
 def stat(request_id: int, key: str, *, deadline_ms: int = 0) -> Conversation[ObjectInfo]:
     """What is known of an object."""
-    request = encode_frame(Opcode.STAT, request_id, body=key.encode(), extra=deadline_ms)
+    request = encode_frame(Opcode.STAT, request_id, body=_raw(key), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.INFO)
     return decode_info(frame.head, key)[0]
 
 
 def exists_many(request_id: int, keys: Sequence[str], *, deadline_ms: int = 0) -> Conversation[list[bool]]:
     """Whether there are objects under these keys."""
-    body = encode_keys([key.encode() for key in keys])
-    request = encode_frame(Opcode.EXISTS, request_id, body=body, extra=deadline_ms)
+    request = encode_frame(Opcode.EXISTS, request_id, body=_raw_keys(keys), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.EXISTENCE)
     if len(frame.body) != len(keys):
         raise ProtocolError("the answer about existence has another number of keys than the question")
@@ -202,7 +261,7 @@ def list_page(
     request_id: int, prefix: str, cursor: bytes, limit: int, *, deadline_ms: int = 0
 ) -> Conversation[tuple[list[ObjectInfo], bytes]]:
     """One page of a listing, and the cursor of the next; empty at the end."""
-    request = encode_list_request(request_id, prefix.encode(), cursor, limit, deadline_ms=deadline_ms)
+    request = encode_list_request(request_id, _raw(prefix), cursor, limit, deadline_ms=deadline_ms)
     frame = yield from _exchange(request, Opcode.LISTING)
     return decode_listing(frame)
 
@@ -212,19 +271,22 @@ def list_page(
 
 def put(
     request_id: int,
-    key: str,
+    key: str | None,
     make_upload: Callable[[], Upload],
     *,
     content_type: str | None,
     metadata: dict[str, str],
     deadline_ms: int = 0,
 ) -> Conversation[ObjectInfo]:
-    """Store an object; the key ``sha256:`` lets the server name an artifact by its bytes.
+    """Store an object; without a key, as an artifact that the server names by its bytes.
 
     ``make_upload`` is called here, so that an operation that is repeated starts with the first byte again.
     """
+    if key == ARTIFACT_PREFIX:
+        parse_key(key)  # on the wire it is how no key is said; of a caller it is a bad one
+    raw_key = _raw(ARTIFACT_PREFIX if key is None else key)
     upload = make_upload()
-    request = PutRequest(key.encode(), upload.size, content_type, metadata)
+    request = PutRequest(raw_key, upload.size, content_type, metadata)
     if upload.inline is not None:
         frame = yield from _exchange(
             encode_put(request_id, request, body=upload.inline, deadline_ms=deadline_ms), Opcode.INFO
@@ -239,11 +301,12 @@ def put(
 
 def _put_descriptor(request_id: int, request: PutRequest, descriptor: Descriptor) -> Conversation[Frame]:
     yield encode_put(request_id, request, flags=Flag.DESCRIPTOR), None
-    frame, _ = yield RECEIVE
-    _checked(frame, Opcode.WINDOW)
+    is_asked = False
+    while not is_asked:
+        frame, _ = yield RECEIVE
+        is_asked = _checked(frame, Opcode.WINDOW).extra > 0
     yield encode_frame(Opcode.DESCRIPTOR, request_id), descriptor
-    frame, _ = yield RECEIVE
-    return _checked(frame, Opcode.INFO)
+    return (yield from _stored())
 
 
 def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], bytes]) -> Conversation[Frame]:
@@ -255,7 +318,10 @@ def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], byte
         while credit < max(1, len(piece)):
             frame, _ = yield RECEIVE
             credit += _checked(frame, Opcode.WINDOW).extra
-        piece = piece or read(DATA_MAX_BYTES)
+        if not piece:
+            reading = Blocking(read, DATA_MAX_BYTES)
+            yield reading
+            piece = reading.data
         if not piece:
             break
         if credit < len(piece):
@@ -264,9 +330,14 @@ def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], byte
         credit -= len(piece)
         piece = b""
     yield encode_frame(Opcode.END, request_id), None
+    return (yield from _stored())
+
+
+def _stored() -> Conversation[Frame]:
+    """The end of an upload, behind grants for its last pieces and signs that the daemon is still at work."""
     while True:
         frame, _ = yield RECEIVE
-        if frame.opcode != Opcode.WINDOW:  # grants for the last pieces may still be under way
+        if frame.opcode != Opcode.WINDOW:
             return _checked(frame, Opcode.INFO)
 
 
@@ -277,29 +348,26 @@ def put_many(
     body = encode_pairs((key.encode(), data) for key, data in items)
     request = encode_frame(Opcode.PUT_MANY, request_id, body=body, extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.STORED_MANY)
-    results = decode_stored(frame.body)
-    if len(results) != len(items):
-        raise ProtocolError("the answer has another number of objects than the request")
-    return results
+    return decode_stored(frame.body, [key for key, _ in items])
 
 
 def delete(request_id: int, key: str, *, deadline_ms: int = 0) -> Conversation[int]:
     """Remove an object; how many there were."""
-    request = encode_frame(Opcode.DELETE, request_id, body=key.encode(), extra=deadline_ms)
+    request = encode_frame(Opcode.DELETE, request_id, body=_raw(key), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.DONE)
     return frame.extra
 
 
 def delete_prefix(request_id: int, prefix: str) -> Conversation[int]:
     """Remove all objects under a prefix; how many there were."""
-    request = encode_frame(Opcode.DELETE_PREFIX, request_id, body=prefix.encode())
+    request = encode_frame(Opcode.DELETE_PREFIX, request_id, body=_raw(prefix))
     frame = yield from _exchange(request, Opcode.DONE)
     return frame.extra
 
 
 def copy(request_id: int, source: str, target: str, *, deadline_ms: int = 0) -> Conversation[ObjectInfo]:
     """Copy an object inside the origin."""
-    pair: Iterable[tuple[bytes, bytes]] = [(source.encode(), target.encode())]
+    pair: Iterable[tuple[bytes, bytes]] = [(_raw(source), _raw(target))]
     request = encode_frame(Opcode.COPY, request_id, body=encode_pairs(pair), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.INFO)
     return decode_info(frame.head, target)[0]
@@ -311,7 +379,12 @@ def copy(request_id: int, source: str, target: str, *, deadline_ms: int = 0) -> 
 def stats(request_id: int) -> Conversation[dict[str, Any]]:
     """The daemon's numbers."""
     frame = yield from _exchange(encode_frame(Opcode.STATS, request_id), Opcode.STATISTICS)
-    numbers: dict[str, Any] = json.loads(frame.body)
+    try:
+        numbers = json.loads(frame.body)
+    except (ValueError, RecursionError):
+        numbers = None
+    if not isinstance(numbers, dict):
+        raise ProtocolError("the daemon's numbers could not be read")
     return numbers
 
 

@@ -14,7 +14,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from tiered_store.client.availability import Availability
 from tiered_store.client.link import Link, breaks_link
-from tiered_store.errors import DaemonUnavailable
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded
 
 __all__ = ["Pool"]
 
@@ -70,14 +70,19 @@ class Pool:
             else:
                 self.availability.failed()
                 raise
+        except DeadlineExceeded:  # it takes connections and greets nobody: trying again would take as long
+            self.availability.failed()
+            raise
         self.availability.succeeded()
         return link
 
     def give_back(self, link: Link) -> None:
         """Keep a link for the next caller, if it is in order."""
-        if link.is_clean and not self._is_closed and len(self._idle) < _MAX_IDLE:
+        if link.is_clean and len(self._idle) < _MAX_IDLE:
             link.is_proven = True
             self._idle.append(link)
+            if self._is_closed:  # looked at last: whoever closes the pool in between finds the link, or we do
+                self.forget()
         else:
             link.close()
 
@@ -101,6 +106,7 @@ class Pool:
                     message = f"the daemon at {self.path} closed the connection during the request"
                     raise DaemonUnavailable(message) from None
                 self.forget()  # the others are as old, or older
+                continue
             except BaseException as error:
                 if breaks_link(error):
                     link.is_clean = False
@@ -111,8 +117,11 @@ class Pool:
 
     def forget(self) -> None:
         """Close this process's ends of all idle links."""
-        idle, self._idle = self._idle, []
-        for link in idle:
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return
             link.close()
 
     def close(self) -> None:

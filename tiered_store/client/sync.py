@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tiered_store.client import operations
 from tiered_store.client.address import default_socket_path
-from tiered_store.client.availability import OnUnavailable, is_callers_fault
+from tiered_store.client.availability import OnUnavailable, deadline_ms, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
 from tiered_store.client.bodies import (
     FileTarget,
@@ -26,7 +26,6 @@ from tiered_store.client.link import Link
 from tiered_store.client.operations import Conversation, Received, Upload
 from tiered_store.client.pool import Pool
 from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
-from tiered_store.key import ARTIFACT_PREFIX
 from tiered_store.objects import ObjectInfo
 from tiered_store.protocol.frames import Flag
 
@@ -65,7 +64,7 @@ class Client:
     ) -> None:
         self.socket_path = os.fspath(socket_path) if socket_path is not None else default_socket_path()
         self._pool = Pool(self.socket_path, timeout_s, reconnect_s)
-        self._deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
+        self._deadline_ms = deadline_ms(timeout_s)
         self._is_lenient = on_unavailable == "miss"
         self._use = self._use_leniently if self._is_lenient else self._pool.use
 
@@ -145,6 +144,8 @@ class Client:
         """
         flags = self._flags(only_if_cached, no_promote)
         if offset or length is not None:
+            if offset < 0 or (length is not None and length < 0):
+                raise ValueError("offset and length must not be negative")
             return bytes_of(self._get(key, flags, (offset, length)))
         answer = self._use(Link.fetch, key, flags, self._deadline_ms)
         return answer if isinstance(answer, bytes) else bytes_of(answer)
@@ -276,14 +277,14 @@ class Client:
 
     def _put(
         self,
-        key: str,
+        key: str | None,
         upload: Callable[[], Upload],
         content_type: str | None,
         metadata: Mapping[str, str] | None,
     ) -> ObjectInfo:
         described = dict(metadata or {})
         return self._run_or(
-            ObjectInfo(key, 0, "", content_type, described),
+            ObjectInfo(key or "", 0, "", content_type, described),
             operations.put,
             key,
             upload,
@@ -297,8 +298,7 @@ class Client:
 
         The daemon computes the digest. A lenient client whose daemon is unavailable gives ``""``.
         """
-        info = self._put(ARTIFACT_PREFIX, uploads_of_source(source, progress), content_type, None)
-        return info.key if info.key != ARTIFACT_PREFIX else ""
+        return self._put(None, uploads_of_source(source, progress), content_type, None).key
 
     def put_many(self, items: Mapping[str, bytes]) -> dict[str, ObjectInfo]:
         """Store many objects in few round trips. All are tried; then the first error is raised."""
@@ -312,10 +312,12 @@ class Client:
                 if isinstance(result, ObjectInfo):
                     stored[key] = result
                 elif not self._is_lenient or is_callers_fault(result):
-                    result.key = key
                     error = error or result
         for key in large:
-            stored[key] = self.put(key, items[key])
+            try:
+                stored[key] = self.put(key, items[key])
+            except StoreError as problem:
+                error = error or problem
         if error is not None:
             raise error
         return stored

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
-from tiered_store.errors import ProtocolError, StoreError
+from tiered_store.errors import ProtocolError, StoreError, TooLarge
 from tiered_store.objects import ObjectInfo
-from tiered_store.protocol.fields import Cursor
+from tiered_store.protocol.fields import Cursor, pack
 from tiered_store.protocol.frames import Flag, Frame, Opcode, encode_frame
 from tiered_store.protocol.messages import decode_info, encode_info
-from tiered_store.protocol.status import error_of_status, status_of_error
+from tiered_store.protocol.status import describe_error, error_described, error_of_status, status_of_error
 
 __all__ = [
     "ITEM_LARGE",
@@ -24,6 +25,7 @@ __all__ = [
     "encode_keys",
     "encode_pairs",
     "encode_stored",
+    "is_status",
     "item_error",
     "item_status",
 ]
@@ -35,40 +37,45 @@ _ITEM_STATUS: Final = 0xFFFFFF00
 #: The object is too large for a batch; fetch it by itself.
 ITEM_LARGE: Final = 0xFFFFFFFF
 
+#: Of an error's message in a batch, in characters: 1,024 errors have to fit one frame.
+_BATCH_TEXT_MAX: Final = 256
+
 _COUNT = struct.Struct("<I")
-_U16 = struct.Struct("<H")
 _ITEM = struct.Struct("<HI")  # put_many: key, size
 _STORED = struct.Struct("<BH")  # put_many: status, length
 
 
 def encode_keys(keys: Sequence[bytes]) -> bytes:
-    """A list of keys, for the body of a batch request."""
-    pack = _U16.pack
-    parts = [_COUNT.pack(len(keys))]
-    for key in keys:
-        parts.append(pack(len(key)))
-        parts.append(key)
-    return b"".join(parts)
+    """A list of keys, for the body of a batch request: their number, all lengths, all bytes.
+
+    Raises:
+        TooLarge: a key's length does not fit its field.
+    """
+    try:
+        lengths = struct.pack(f"<I{len(keys)}H", len(keys), *map(len, keys))
+    except struct.error:
+        raise TooLarge("a key is too long to be sent") from None
+    return lengths + b"".join(keys)
 
 
 def decode_keys(data: bytes) -> list[bytes]:
     """The keys of a batch request, at most ``MAX_BATCH_KEYS``."""
-    cursor = Cursor(data)
-    (count,) = cursor.unpack(_COUNT)
+    (count,) = Cursor(data).unpack(_COUNT)
     if count > MAX_BATCH_KEYS:
         raise ProtocolError(f"a batch of {count} keys is over the limit of {MAX_BATCH_KEYS}")
-    keys = []
-    position, available = cursor.position, len(data)
-    unpack = _U16.unpack_from
-    for _ in range(count):
-        if position + 2 > available:
-            raise ProtocolError("a message ends in the middle of a field")
-        end = position + 2 + unpack(data, position)[0]
-        keys.append(data[position + 2 : end])
-        position = end
-    if position != available:
-        raise ProtocolError("a list of keys does not end where its message ends")
-    return keys
+    start = _COUNT.size + 2 * count
+    if start > len(data):
+        raise ProtocolError("a message ends in the middle of a field")
+    lengths = struct.unpack_from(f"<{count}H", data, _COUNT.size)
+    return _cut(data, start, lengths, "a list of keys does not end where its message ends")
+
+
+def _cut(data: bytes, start: int, lengths: Iterable[int], complaint: str) -> list[bytes]:
+    """The consecutive pieces of these lengths that fill ``data`` from ``start`` to its end."""
+    ends = list(accumulate(lengths, initial=start))
+    if ends[-1] != len(data):
+        raise ProtocolError(complaint)
+    return [data[begin:end] for begin, end in pairwise(ends)]
 
 
 def item_status(error: StoreError) -> int:
@@ -92,31 +99,32 @@ def encode_batch(
     return encode_frame(Opcode.BATCH, request_id, head=head, body=b"".join(bodies), flags=Flag.FINAL if final else 0)
 
 
-def decode_batch(frame: Frame) -> list[tuple[int, int, bytes]]:
-    """(index, size or status, bytes) for each item; the bytes are empty where the size is a status."""
+def decode_batch(frame: Frame) -> tuple[Sequence[int], Sequence[int], list[bytes]]:
+    """Positions in the request, sizes or statuses, and bodies, which are empty where the size is a status."""
     payload = frame.payload
-    if frame.head_length < 4:
+    if frame.head_length < _COUNT.size:
         raise ProtocolError("a batch without a count")
     (count,) = _COUNT.unpack_from(payload)
-    if count * 8 + 4 != frame.head_length:
+    if count * 8 + _COUNT.size != frame.head_length:
         raise ProtocolError("a batch whose count does not fit its head")
-    fields = struct.unpack_from(f"<{2 * count}I", payload, 4)
-    items = []
-    start = frame.head_length
-    for index, size in zip(fields[:count], fields[count:], strict=True):
-        end = start if size >= _ITEM_STATUS else start + size
-        items.append((index, size, payload[start:end]))
-        start = end
-    if start != len(payload):
-        raise ProtocolError("a batch whose sizes do not add up")
-    return items
+    fields = struct.unpack_from(f"<{2 * count}I", payload, _COUNT.size)
+    indexes, sizes = fields[:count], fields[count:]
+    lengths = sizes
+    if count and max(sizes) >= _ITEM_STATUS:
+        lengths = tuple(0 if size >= _ITEM_STATUS else size for size in sizes)
+    return indexes, sizes, _cut(payload, frame.head_length, lengths, "a batch whose sizes do not add up")
+
+
+def is_status(size: int) -> bool:
+    """Whether the size field of a batch item is none."""
+    return size >= _ITEM_STATUS
 
 
 def encode_pairs(items: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Keys and small bodies, for PUT_MANY and COPY."""
     parts = []
     for key, body in items:
-        parts += [_ITEM.pack(len(key), len(body)), key, body]
+        parts += [pack(_ITEM, len(key), len(body)), key, body]
     return b"".join(parts)
 
 
@@ -133,26 +141,32 @@ def decode_pairs(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def encode_stored(results: Iterable[ObjectInfo | StoreError]) -> bytes:
-    """For each item of a PUT_MANY: its information, or its error."""
+    """For each item of a PUT_MANY: its information, or its error.
+
+    Without the keys, which the client knows: with them the answer to a frame full of long keys would not
+    fit a frame.
+    """
     parts = []
     for result in results:
         if isinstance(result, ObjectInfo):
-            status, raw = 0, encode_info(result)
+            status, raw = 0, encode_info(result, with_key=False)
         else:
-            status, raw = status_of_error(result), result.message.encode("utf-8", "replace")[:512]
+            status = status_of_error(result)
+            raw = describe_error(result, max_chars=_BATCH_TEXT_MAX, with_key=False)
         parts += [_STORED.pack(status, len(raw)), raw]
     return b"".join(parts)
 
 
-def decode_stored(data: bytes) -> list[ObjectInfo | StoreError]:
-    """What became of each item of a PUT_MANY."""
+def decode_stored(data: bytes, keys: Sequence[str]) -> list[ObjectInfo | StoreError]:
+    """What became of each item of a PUT_MANY, by the keys of the request."""
     cursor = Cursor(data)
     results: list[ObjectInfo | StoreError] = []
-    while cursor.position < len(data):
+    for key in keys:
         status, size = cursor.unpack(_STORED)
         raw = cursor.take(size)
         if status:
-            results.append(error_of_status(status, raw.decode("utf-8", "replace"), retryable=20 <= status < 40))
+            results.append(error_described(status, raw, key=key, retryable=20 <= status < 40))
         else:
-            results.append(decode_info(raw)[0])
+            results.append(decode_info(raw, key)[0])
+    cursor.end()
     return results

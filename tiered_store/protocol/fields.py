@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from tiered_store.errors import ProtocolError
+from tiered_store.errors import ProtocolError, TooLarge
 
-__all__ = ["Cursor", "pack_pairs"]
+__all__ = ["TEXT_MAX_BYTES", "Cursor", "pack", "pack_pairs", "raw_text"]
 
 _PAIR: Final = struct.Struct("<HH")  # length of a name, length of its value
+#: Lengths of texts are 16 bits wide, and one of them is sent plus one.
+TEXT_MAX_BYTES: Final = 0xFFFE
 
 
 class Cursor:
@@ -59,10 +61,41 @@ class Cursor:
             raise ProtocolError(f"a message has {len(self._data) - self.position} bytes too many")
 
 
+def pack(layout: struct.Struct, *fields: int | bytes) -> bytes:
+    """Fields as they travel.
+
+    Raises:
+        TooLarge: if a length does not fit its field.
+    """
+    try:
+        return layout.pack(*fields)
+    except struct.error:
+        raise TooLarge("a field of a message is too long to be sent") from None
+
+
+def raw_text(text: str, what: str) -> bytes:
+    """A text as it travels.
+
+    Raises:
+        ProtocolError: if it is not Unicode. TooLarge: if its length does not fit its field.
+    """
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ProtocolError(f"the {what} cannot be sent, it is not valid Unicode") from None
+    if len(raw) > TEXT_MAX_BYTES:
+        raise TooLarge(f"the {what} has {len(raw)} bytes, more than the {TEXT_MAX_BYTES} that a message can carry")
+    return raw
+
+
 def pack_pairs(metadata: dict[str, str]) -> bytes:
-    """Names and values, each behind its length."""
+    """Names and values, each behind its length.
+
+    Raises:
+        ProtocolError, TooLarge: as :func:`raw_text`.
+    """
     parts = []
     for name, value in metadata.items():
-        raw_name, raw_value = name.encode(), value.encode()
+        raw_name, raw_value = raw_text(name, "name of a metadata field"), raw_text(value, "value of a metadata field")
         parts += [_PAIR.pack(len(raw_name), len(raw_value)), raw_name, raw_value]
     return b"".join(parts)

@@ -19,6 +19,7 @@ __all__ = [
     "DATA_MAX_BYTES",
     "HEADER",
     "HEADER_BYTES",
+    "HEAD_MAX_BYTES",
     "MAX_FRAME_BYTES",
     "STREAM_WINDOW_BYTES",
     "Flag",
@@ -33,6 +34,8 @@ HEADER: Final = struct.Struct("<IBBHII")
 HEADER_BYTES: Final = HEADER.size
 #: The largest payload of one frame. It bounds what a connection can make its peer buffer.
 MAX_FRAME_BYTES: Final = 1024 * 1024
+#: The largest head; its length is 16 bits wide.
+HEAD_MAX_BYTES: Final = 0xFFFF
 #: The largest body of one DATA frame.
 DATA_MAX_BYTES: Final = 256 * 1024
 #: How many bytes of a stream may be under way before its receiver grants more. HTTP/2's default of
@@ -134,7 +137,7 @@ def encode_frame(
         TooLarge: if the payload is over ``MAX_FRAME_BYTES``.
     """
     length = len(head) + len(body)
-    if length > MAX_FRAME_BYTES or len(head) > 0xFFFF:
+    if length > MAX_FRAME_BYTES or len(head) > HEAD_MAX_BYTES:
         raise TooLarge(f"a message of {length} bytes (head {len(head)}) does not fit a frame of {MAX_FRAME_BYTES}")
     return b"".join((HEADER.pack(length, opcode, flags, len(head), request_id, extra), head, body))
 
@@ -143,24 +146,19 @@ class FrameReader:
     """Cuts received bytes into frames.
 
     After a violation the reader is dead: it keeps raising, because nothing that follows can be trusted.
+
+    Attributes:
+        is_midway: whether a frame has begun and not ended: the peer owes bytes.
     """
 
-    __slots__ = ("_error", "_pending", "_wanted")
+    __slots__ = ("_pending", "_violation", "_wanted", "is_midway")
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._wanted = HEADER_BYTES  # the size that _pending must reach before a look at it is worth while
-        self._error: ProtocolError | None = None
-
-    @property
-    def is_midway(self) -> bool:
-        """Whether a frame has begun and not ended: the peer owes bytes."""
-        return bool(self._pending)
-
-    @property
-    def missing(self) -> int:
-        """How many bytes the frame under way still lacks, as far as known."""
-        return max(0, self._wanted - len(self._pending))
+        # The words, not the exception: its traceback would keep alive whatever its raisers hold.
+        self._violation = ""
+        self.is_midway = False
 
     def receive(self, data: bytes) -> list[Frame]:
         """Take bytes as they came and give the frames that are now complete.
@@ -168,14 +166,15 @@ class FrameReader:
         Raises:
             ProtocolError: at the first frame that breaks a rule; frames before it in ``data`` are lost.
         """
-        if self._error is not None:
-            raise self._error
-        if self._pending:
+        if self._violation:
+            raise ProtocolError(self._violation)
+        if self.is_midway:
             self._pending += data
             if len(self._pending) < self._wanted:
                 return []
             data = bytes(self._pending)
             self._pending = bytearray()
+            self.is_midway = False
         elif len(data) >= HEADER_BYTES:  # the usual case first: one whole frame, nothing else
             length, opcode, flags, head_length, request_id, extra = _unpack(data)
             if len(data) == HEADER_BYTES + length and head_length <= length <= MAX_FRAME_BYTES and opcode in _OPCODES:
@@ -186,8 +185,8 @@ class FrameReader:
         while available - position >= HEADER_BYTES:
             length, opcode, flags, head_length, request_id, extra = HEADER.unpack_from(data, position)
             if length > MAX_FRAME_BYTES or head_length > length or opcode not in _OPCODES:
-                self._error = _violation(length, opcode, head_length)
-                raise self._error
+                self._violation = _violation(length, opcode, head_length)
+                raise ProtocolError(self._violation)
             start = position + HEADER_BYTES
             end = start + length
             if end > available:
@@ -197,15 +196,16 @@ class FrameReader:
             position = end
         else:
             self._wanted = HEADER_BYTES
-        if position < available:
+        self.is_midway = position < available
+        if self.is_midway:
             self._pending += data[position:]
         return frames
 
 
-def _violation(length: int, opcode: int, head_length: int) -> ProtocolError:
+def _violation(length: int, opcode: int, head_length: int) -> str:
     """Say what is wrong with a header."""
     if opcode not in _OPCODES:
-        return ProtocolError(f"unknown opcode {opcode:#04x}")
+        return f"unknown opcode {opcode:#04x}"
     if length > MAX_FRAME_BYTES:
-        return ProtocolError(f"a payload of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-    return ProtocolError(f"a head of {head_length} bytes does not fit its payload of {length}")
+        return f"a payload of {length} bytes is over the limit of {MAX_FRAME_BYTES}"
+    return f"a head of {head_length} bytes does not fit its payload of {length}"

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from tiered_store.errors import ProtocolError
+from tiered_store.errors import ProtocolError, TooLarge
 from tiered_store.objects import ObjectInfo
-from tiered_store.protocol.fields import Cursor, pack_pairs
-from tiered_store.protocol.frames import Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.fields import Cursor, pack, pack_pairs, raw_text
+from tiered_store.protocol.frames import HEAD_MAX_BYTES, Flag, Frame, Opcode, encode_frame
 
 __all__ = [
     "MAGIC",
@@ -121,10 +121,12 @@ def encode_welcome(welcome: Welcome) -> bytes:
 
 
 def decode_welcome(frame: Frame) -> Welcome:
-    """The server's limits."""
+    """The server's limits. A head that is longer comes from a newer server, and its rest is not for us."""
     if frame.opcode != Opcode.WELCOME:
         raise ProtocolError(f"expected WELCOME, got {frame}")
     version, _, _, features, max_frame, window, in_flight = Cursor(frame.head).unpack(_WELCOME)
+    if version != VERSION:
+        raise ProtocolError(f"the daemon answers in version {version}, this client asked for {VERSION}")
     return Welcome(version, features, max_frame, window, in_flight, frame.body.decode("utf-8", "replace"))
 
 
@@ -132,15 +134,23 @@ def decode_welcome(frame: Frame) -> Welcome:
 
 
 def encode_info(info: ObjectInfo, tier: str = "", *, with_key: bool = True) -> bytes:
-    """An object's information, and the tier that answered."""
-    etag = info.etag.encode()
-    content_type = b"" if info.content_type is None else info.content_type.encode()
+    """An object's information, and the tier that answered.
+
+    Raises:
+        ProtocolError, TooLarge: if a text of it cannot be sent.
+    """
+    etag = raw_text(info.etag, "etag")
+    content_type = b"" if info.content_type is None else raw_text(info.content_type, "content type")
     type_field = 0 if info.content_type is None else len(content_type) + 1
-    key = info.key.encode() if with_key else b""
-    fixed = _INFO.pack(
-        info.size, info.modified_ns, _TIER_CODES[tier], len(etag), type_field, len(info.metadata), len(key)
+    key = raw_text(info.key, "key") if with_key else b""
+    pairs = pack_pairs(info.metadata)
+    fixed = pack(
+        _INFO, info.size, info.modified_ns, _TIER_CODES[tier], len(etag), type_field, len(info.metadata), len(key)
     )
-    return b"".join((fixed, etag, content_type, key, pack_pairs(info.metadata)))
+    raw = b"".join((fixed, etag, content_type, key, pairs))
+    if len(raw) > HEAD_MAX_BYTES:
+        raise TooLarge(f"what is known of the object takes {len(raw)} bytes, at most {HEAD_MAX_BYTES} can be sent")
+    return raw
 
 
 def decode_info(data: bytes, key: str | None = None) -> tuple[ObjectInfo, str]:
@@ -201,13 +211,17 @@ def decode_span(data: bytes) -> tuple[int, int]:
 def encode_put(
     request_id: int, request: PutRequest, *, body: bytes = b"", flags: int = 0, deadline_ms: int = 0
 ) -> bytes:
-    """A PUT request, with the bytes themselves where they are sent inline."""
-    content_type = b"" if request.content_type is None else request.content_type.encode()
+    """A PUT request, with the bytes themselves where they are sent inline.
+
+    Raises:
+        ProtocolError, TooLarge: if content type or metadata cannot be sent.
+    """
+    content_type = b"" if request.content_type is None else raw_text(request.content_type, "content type")
     type_field = 0 if request.content_type is None else len(content_type) + 1
     size = SIZE_UNKNOWN if request.size is None else request.size
     head = b"".join(
         (
-            _PUT.pack(size, len(request.key), type_field, len(request.metadata)),
+            pack(_PUT, size, len(request.key), type_field, len(request.metadata)),
             request.key,
             content_type,
             pack_pairs(request.metadata),
@@ -232,7 +246,7 @@ def decode_put(frame: Frame) -> PutRequest:
 
 def encode_list_request(request_id: int, prefix: bytes, cursor: bytes, limit: int, *, deadline_ms: int = 0) -> bytes:
     """A LIST request; an empty cursor starts at the beginning."""
-    head = _LIST.pack(limit, len(prefix), len(cursor)) + prefix + cursor
+    head = pack(_LIST, limit, len(prefix), len(cursor)) + prefix + cursor
     return encode_frame(Opcode.LIST, request_id, head=head, extra=deadline_ms)
 
 
@@ -245,11 +259,17 @@ def decode_list_request(frame: Frame) -> tuple[bytes, bytes, int]:
     return prefix, start, limit
 
 
-def encode_listing(request_id: int, items: Sequence[ObjectInfo], cursor: bytes) -> bytes:
-    """A page of a listing; a cursor means that there is more."""
+def encode_listing(request_id: int, items: Sequence[bytes], cursor: bytes) -> bytes:
+    """A page of a listing; a cursor means that there is more.
+
+    Args:
+        request_id: of the request.
+        items: what :func:`encode_info` gave for each. Whoever makes a page encodes its items one by one
+            to know how many fit.
+        cursor: where the next page starts, or empty.
+    """
     parts = []
-    for info in items:
-        raw = encode_info(info)
+    for raw in items:
         parts += [_U16.pack(len(raw)), raw]
     flags = Flag.MORE if cursor else 0
     return encode_frame(Opcode.LISTING, request_id, head=cursor, body=b"".join(parts), flags=flags)

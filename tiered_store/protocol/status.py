@@ -21,7 +21,15 @@ from tiered_store.errors import (
 )
 from tiered_store.protocol.frames import Flag, Frame, Opcode, encode_frame
 
-__all__ = ["STATUS_NOT_FOUND", "decode_error", "encode_error", "error_of_status", "status_of_error"]
+__all__ = [
+    "STATUS_NOT_FOUND",
+    "decode_error",
+    "describe_error",
+    "encode_error",
+    "error_described",
+    "error_of_status",
+    "status_of_error",
+]
 
 #: Codes are never reused. 1-19: the request; 20-39: the store's surroundings; 40-59: the connection.
 _CLASSES: Final[dict[int, type[StoreError]]] = {
@@ -40,7 +48,7 @@ _CLASSES: Final[dict[int, type[StoreError]]] = {
 }
 _CODES: Final = {cls: code for code, cls in _CLASSES.items()}
 STATUS_NOT_FOUND: Final = 1
-_MESSAGE_MAX = 4096
+_TEXT_MAX: Final = 4096
 
 
 def status_of_error(error: StoreError) -> int:
@@ -53,19 +61,46 @@ def error_of_status(status: int, message: str, *, key: str | None = None, retrya
     return _CLASSES.get(status, StoreError)(message, key=key, retryable=retryable)
 
 
-def encode_error(request_id: int, error: StoreError) -> bytes:
-    """An ERROR frame."""
-    fields: dict[str, str] = {"message": error.message[:_MESSAGE_MAX]}
-    if error.key is not None:
-        fields["key"] = error.key[:_MESSAGE_MAX]
+def describe_error(error: StoreError, *, max_chars: int = _TEXT_MAX, with_key: bool = True) -> bytes:
+    """An error's fields as JSON; ``max_chars`` bounds the message and the key, each."""
+    fields: dict[str, str] = {"message": error.message[:max_chars]}
+    if with_key and error.key is not None:
+        fields["key"] = error.key[:max_chars]
     if isinstance(error, IntegrityError):
         detail = {"expected": error.expected, "actual": error.actual, "source": error.source}
         fields.update({name: value for name, value in detail.items() if value is not None})
     # json escapes what is not ASCII, lone surrogates of a bad key included, so any error can be sent.
+    return json.dumps(fields).encode()
+
+
+def error_described(status: int, raw: bytes, *, key: str | None = None, retryable: bool = False) -> StoreError:
+    """The error that a status and :func:`describe_error` tell; a damaged description is itself the error.
+
+    Args:
+        status: the code.
+        raw: the description.
+        key: the key, where the description leaves it out.
+        retryable: see ``StoreError``.
+    """
+    try:
+        fields = json.loads(raw)
+        message = str(fields["message"])
+        texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ProtocolError(f"an error with status {status} could not be read")
+    key = texts.get("key", key)
+    if _CLASSES.get(status) is IntegrityError:
+        detail = {name: texts.get(name) for name in ("expected", "actual", "source")}
+        return IntegrityError(message, key=key, retryable=retryable, **detail)
+    return error_of_status(status, message, key=key, retryable=retryable)
+
+
+def encode_error(request_id: int, error: StoreError) -> bytes:
+    """An ERROR frame."""
     return encode_frame(
         Opcode.ERROR,
         request_id,
-        body=json.dumps(fields).encode(),
+        body=describe_error(error),
         flags=Flag.RETRYABLE if error.retryable else 0,
         extra=status_of_error(error),
     )
@@ -73,14 +108,4 @@ def encode_error(request_id: int, error: StoreError) -> bytes:
 
 def decode_error(frame: Frame) -> StoreError:
     """The error that an ERROR frame carries; a frame that is damaged is itself the error."""
-    try:
-        fields = json.loads(frame.body)
-        message = str(fields["message"])
-        key = fields.get("key")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ProtocolError(f"an error reply with status {frame.extra} could not be read")
-    retryable = bool(frame.flags & Flag.RETRYABLE)
-    if _CLASSES.get(frame.extra) is IntegrityError:
-        detail = {name: fields.get(name) for name in ("expected", "actual", "source")}
-        return IntegrityError(message, key=key, retryable=retryable, **detail)
-    return error_of_status(frame.extra, message, key=key, retryable=retryable)
+    return error_described(frame.extra, frame.body, retryable=bool(frame.flags & Flag.RETRYABLE))

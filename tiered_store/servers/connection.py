@@ -11,7 +11,8 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 from tiered_store.aio.channel import Channel
@@ -42,7 +43,7 @@ from tiered_store.servers.sockets import PeerCredentials
 from tiered_store.servers.transfers import Transfer
 from tiered_store.store.store import Store
 
-__all__ = ["Connection", "Door"]
+__all__ = ["Connection", "Door", "Quick"]
 
 _log = logging.getLogger("tiered_store.native")
 
@@ -50,6 +51,7 @@ _unpack: Final = HEADER.unpack_from
 _pack: Final = HEADER.pack
 _OBJECT: Final = int(Opcode.OBJECT)
 _GET: Final = int(Opcode.GET)
+_ACCEPT_DESCRIPTOR: Final[int] = Flag.ACCEPT_DESCRIPTOR
 #: A GET with one of these goes the long way round.
 _NOT_SIMPLE: Final[int] = Flag.STREAM | Flag.RANGE
 #: Descriptors that may wait for their frame; a peer sends one per upload, and only when asked.
@@ -72,6 +74,8 @@ class Door(Protocol):
         ...
 
 
+#: Answers a request at once if it can, and tells whether it did.
+Quick = Callable[["Connection", Frame], bool]
 Handler = Callable[["Connection", Frame], Coroutine[Any, Any, None]]
 
 
@@ -83,11 +87,19 @@ class Connection:
         door: where it came in.
         peer: who is at the other end, as the kernel says.
         handlers: what to do for each opcode that needs a task.
+        quick: for some of them, how to try to answer at once.
         opened_at: now, on the loop's clock.
     """
 
     def __init__(
-        self, sock: socket.socket, door: Door, peer: PeerCredentials, handlers: dict[int, Handler], *, opened_at: float
+        self,
+        sock: socket.socket,
+        door: Door,
+        peer: PeerCredentials,
+        *,
+        handlers: Mapping[int, Handler],
+        quick: Mapping[int, Quick],
+        opened_at: float,
     ) -> None:
         self.door = door
         self.store = door.store
@@ -95,15 +107,19 @@ class Connection:
         self.peer = peer
         self.limits = door.limits
         self._handlers = handlers
+        self._quick = quick
         self._reader = FrameReader()
         self._backlog: deque[Frame] = deque()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        #: Those of them that have been cancelled and have not ended yet.
+        self._cancelled: set[int] = set()
         #: Uploads and streams that wait for frames of the peer, by request id.
         self.transfers: dict[int, Transfer] = {}
         self._descriptors: deque[Descriptor] = deque()
         self._expected = 0
         self._is_open = False
         self._is_draining = False
+        self._has_failed = False
         self._owed_since = opened_at  # since when the peer owes the rest of a frame, or its HELLO
         self._loop = asyncio.get_running_loop()
         self.channel = Channel(
@@ -132,20 +148,25 @@ class Connection:
             if is_simple and length == len(data) - HEADER_BYTES and self._is_open:
                 try:
                     entry = self._peek(data[HEADER_BYTES:].decode())
-                except UnicodeDecodeError:
-                    entry = None
-                if entry is not None and self._send_small(request_id, entry):
-                    return
+                    if entry is not None:
+                        if self._send_small(request_id, entry):
+                            return
+                        if flags & _ACCEPT_DESCRIPTOR:  # here: looking again would count the hit again
+                            self.reply_descriptor(Frame(opcode, flags, 0, request_id, 0, data[HEADER_BYTES:]), entry)
+                            return
+                except (UnicodeError, StoreError):
+                    pass  # the long way round says what is wrong
         try:
             if descriptors:
                 self._keep(descriptors)
             frames = self._reader.receive(data)
-            if self._is_open and self._reader.is_midway:
-                self._owed_since = self._loop.time()
-            self._backlog.extend(frames)
-            self._process()
         except ProtocolError as error:
             self.fail(error)
+            return
+        if self._is_open and self._reader.is_midway:
+            self._owed_since = self._loop.time()
+        self._backlog.extend(frames)
+        self._process()
 
     def expect_descriptors(self, change: int) -> None:
         """One more, or one less, has been asked for; while none is, the kernel closes what comes unasked."""
@@ -162,20 +183,26 @@ class Connection:
         """Handle the frames that wait, as long as the peer reads its replies.
 
         Frames are handled strictly in order. That cannot lock up: a wait ends when the peer reads, and
-        nothing that it may still have to send is needed for that.
+        nothing that it may still have to send is needed for that. Nor is it for cancelled requests to end,
+        which make room for others.
         """
         backlog = self._backlog
         self.channel.cork()
         try:
             while backlog and not self.channel.is_closed:
-                if self.channel.is_congested:
+                is_full = self._cancelled and len(self._tasks) >= self.limits.max_in_flight
+                if is_full or self.channel.is_congested:
                     self.channel.pause()
                     return
                 frame = backlog.popleft()
-                if not self._is_hit(frame):
+                if not self._is_hit(frame) and not self._is_quick(frame):
                     self._dispatch(frame)
         except ProtocolError as error:
             self.fail(error)
+            return
+        except Exception as error:  # a fault of ours must cost this peer its connection, not its patience
+            _log.exception("connection failed", extra={"peer": str(self.peer)})
+            self.fail(StoreError(f"internal error: {type(error).__name__}"))
             return
         finally:
             self.channel.uncork()
@@ -186,20 +213,26 @@ class Connection:
 
     def _is_hit(self, frame: Frame) -> bool:
         """Answer a read from what is at hand, without a task; False when that is not possible."""
-        if frame.opcode != _GET or not self._is_open or frame.flags & _NOT_SIMPLE:
+        is_simple = frame.opcode == _GET and not frame.flags & _NOT_SIMPLE and not frame.head_length
+        if not (is_simple and frame.request_id and self._is_open):
             return False
         try:
-            entry = self.store.peek(str(frame.payload, "utf-8"))
-        except UnicodeDecodeError:
-            return False  # the long way round says what is wrong with the key
-        if entry is None:
-            return False
-        if self._send_small(frame.request_id, entry):
-            return True
+            entry = self._peek(str(frame.payload, "utf-8"))
+            if entry is None:
+                return False
+            if self._send_small(frame.request_id, entry):
+                return True
+        except (UnicodeError, StoreError):
+            return False  # the long way round says what is wrong
         if not frame.flags & Flag.ACCEPT_DESCRIPTOR:
             return False
         self.reply_descriptor(frame, entry)
         return True
+
+    def _is_quick(self, frame: Frame) -> bool:
+        """As :meth:`_is_hit`, for the opcodes that somebody else knows how to answer."""
+        quick = self._quick.get(frame.opcode)
+        return quick is not None and bool(frame.request_id) and self._is_open and quick(self, frame)
 
     def _send_small(self, request_id: int, entry: Entry) -> bool:
         """Send an object whose body is bytes; False for any other."""
@@ -215,7 +248,7 @@ class Connection:
         if not self._is_open:
             self._hello(frame)
         elif opcode in self._handlers:
-            self._begin(frame, self._handlers[opcode](self, frame))
+            self._begin(frame, self._handlers[opcode])
         elif opcode == Opcode.PING:
             self.reply(encode_frame(Opcode.PONG, frame.request_id, body=frame.payload))
         elif opcode == Opcode.CANCEL:
@@ -248,62 +281,83 @@ class Connection:
         """
         transfer = self.transfers.get(frame.request_id)
         descriptor = None
-        if frame.opcode == Opcode.DESCRIPTOR:
-            if not self._descriptors:
-                raise ProtocolError("a DESCRIPTOR frame came without a descriptor")
+        if frame.opcode == Opcode.DESCRIPTOR and self._descriptors:
             descriptor = self._descriptors.popleft()
-        if transfer is not None:
-            transfer.feed(frame, descriptor)
+        if transfer is None:
+            return
+        if frame.opcode == Opcode.DESCRIPTOR and descriptor is None:
+            raise ProtocolError("a DESCRIPTOR frame came without a descriptor, or this process may open no more files")
+        transfer.feed(frame, descriptor)
 
     # -- tasks --------------------------------------------------------------------------------------
 
-    def _begin(self, frame: Frame, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, frame: Frame, handler: Handler) -> None:
         """Run a request in a task of its own."""
-        if frame.request_id in self._tasks:
-            work.close()
-            raise ProtocolError(f"request id {frame.request_id} is still in use")
+        request_id = frame.request_id
+        if not request_id:
+            raise ProtocolError("request id 0 belongs to the connection")
+        if request_id in self._tasks and not self._tasks[request_id].done():
+            raise ProtocolError(f"request id {request_id} is still in use")
         if self._is_draining:
-            work.close()
-            self.reply_error(frame.request_id, DaemonUnavailable("the daemon is stopping"))
+            self.reply_error(request_id, DaemonUnavailable("the daemon is stopping"))
             return
-        if len(self._tasks) >= self.limits.max_in_flight:
-            work.close()
+        if self._is_full():
             message = f"more than {self.limits.max_in_flight} requests in flight on one connection"
-            self.reply_error(frame.request_id, DaemonUnavailable(message))
+            self.reply_error(request_id, DaemonUnavailable(message))
             return
-        self._tasks[frame.request_id] = self._loop.create_task(self._run(frame, work))
+        task = self._tasks[request_id] = self._loop.create_task(self._run(frame, handler))
+        task.add_done_callback(partial(self._ended, frame, self._loop.time()))
 
-    async def _run(self, frame: Frame, work: Coroutine[Any, Any, None]) -> None:
+    def _is_full(self) -> bool:
+        """Whether as many requests are under way as may be.
+
+        One that has been answered may still be in the table: its task is done, :meth:`_ended` is called a turn of
+        the loop later, and the peer's next request can be here before that.
+        """
+        limit = self.limits.max_in_flight
+        return len(self._tasks) >= limit and sum(not task.done() for task in self._tasks.values()) >= limit
+
+    async def _run(self, frame: Frame, handler: Handler) -> None:
         """Do the work, within the deadline; every error becomes a reply."""
-        started = self._loop.time()
         request_id = frame.request_id
         # In a request, extra is the deadline; streams have stall timeouts in place of one.
         deadline_s = frame.extra / 1000 if frame.extra else None
+        limit = asyncio.timeout(deadline_s)
         try:
-            async with asyncio.timeout(deadline_s):
-                await work
+            async with limit:
+                await handler(self, frame)
         except StoreError as error:
             self.reply_error(request_id, error)
-        except TimeoutError:
-            self.reply_error(request_id, DeadlineExceeded(f"no answer within {deadline_s} s"))
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                self.reply_error(request_id, DeadlineExceeded(f"no answer within {deadline_s} s"))
+                return
             _log.exception("request failed", extra={"request": str(frame), "peer": str(self.peer)})
             self.reply_error(request_id, StoreError(f"internal error: {type(error).__name__}"))
         finally:
-            self._tasks.pop(request_id, None)
-            elapsed = self._loop.time() - started
-            if elapsed >= self.limits.slow_request_s:
-                fields = {"request": str(frame), "seconds": round(elapsed, 3), "peer": str(self.peer)}
-                _log.warning("slow request", extra=fields)
-            if self._is_draining and not self._tasks:
-                self.channel.end()
+            # It knows this task, which knows the error it was cancelled with, whose traceback holds this frame:
+            # an upload's descriptor would stay open until the garbage collector comes by.
+            del limit
+
+    def _ended(self, frame: Frame, started: float, task: asyncio.Task[None]) -> None:
+        """A request's task has ended; also called for one that was cancelled before its first step."""
+        if self._tasks.get(frame.request_id) is task:  # else the peer has used the id again already
+            del self._tasks[frame.request_id]
+            self._cancelled.discard(frame.request_id)
+        elapsed = self._loop.time() - started
+        if elapsed >= self.limits.slow_request_s:
+            fields = {"request": str(frame), "seconds": round(elapsed, 3), "peer": str(self.peer)}
+            _log.warning("slow request", extra=fields)
+        if self._is_draining and not self._tasks:
+            self.channel.end()
+        elif self._backlog:
+            self._process()
 
     def _cancel(self, request_id: int) -> None:
         task = self._tasks.get(request_id)
         if task is not None:
             task.cancel()
+            self._cancelled.add(request_id)
 
     # -- outgoing -----------------------------------------------------------------------------------
 
@@ -326,24 +380,32 @@ class Connection:
         reply = encode_frame(Opcode.OBJECT_DESCRIPTOR, frame.request_id, head=wire, body=span)
 
         def stream_instead() -> None:
+            if self.channel.is_closed:
+                return
             if frame.request_id in self._tasks:  # the task that sends this reply is about to end
                 self._loop.call_soon(stream_instead)
                 return
-            retry = frame._replace(flags=frame.flags & ~Flag.ACCEPT_DESCRIPTOR, extra=0)
-            self._begin(retry, self._handlers[_GET](self, retry))
+            self._begin(frame._replace(flags=frame.flags & ~Flag.ACCEPT_DESCRIPTOR, extra=0), self._handlers[_GET])
 
         self.channel.send(reply, body.descriptor, stream_instead)
 
-    def fail(self, error: ProtocolError) -> None:
-        """Say what the peer did wrong, and end the connection."""
-        _log.warning("protocol violation", extra={"peer": str(self.peer), "error": str(error)})
-        self.reply_error(0, error)
-        self.channel.end(error)
+    def fail(self, error: StoreError) -> None:
+        """Say what went wrong, as a rule with the peer, and end the connection; nothing more of it is handled."""
+        if not self._has_failed:
+            self._has_failed = True
+            _log.warning("protocol violation", extra={"peer": str(self.peer), "error": str(error)})
+            self._backlog.clear()
+            self._descriptors.clear()
+            self.reply_error(0, error)
+            # Without the traceback, which holds what came with these bytes for as long as the channel lives.
+            self.channel.end(error.with_traceback(None))
 
     # -- ending -------------------------------------------------------------------------------------
 
     def check(self, now: float) -> None:
         """Close the connection if the peer owes something for too long; called every second or so."""
+        if self._backlog:  # it is we who do not read
+            self._owed_since = now
         stalled = self.channel.stalled_since
         if stalled is not None and now - stalled > self.limits.stall_timeout_s:
             self.channel.close(TimeoutError("the peer does not read its replies"))

@@ -14,7 +14,7 @@ from tiered_store.errors import DaemonUnavailable, PermissionDenied, StoreError
 from tiered_store.protocol.status import encode_error
 from tiered_store.servers.connection import Connection
 from tiered_store.servers.limits import NativeLimits
-from tiered_store.servers.requests import HANDLERS
+from tiered_store.servers.requests import HANDLERS, QUICK
 from tiered_store.servers.sockets import PeerCredentials, peer_credentials
 from tiered_store.store.store import Store
 
@@ -105,7 +105,9 @@ class NativeDoor:
             peer = peer_credentials(sock)
             refusal = self._refusal(peer)
             if refusal is None:
-                self._connections.add(Connection(sock, self, peer, HANDLERS, opened_at=self._loop.time()))
+                self._connections.add(
+                    Connection(sock, self, peer, handlers=HANDLERS, quick=QUICK, opened_at=self._loop.time())
+                )
                 return
             _log.warning("connection refused", extra={"peer": str(peer), "reason": str(refusal)})
             sock.setblocking(False)

@@ -28,19 +28,19 @@ from tiered_store.protocol.messages import (
     encode_info,
     encode_listing,
 )
-from tiered_store.servers.connection import Connection, Handler, encode_wire
+from tiered_store.servers.connection import Connection, Handler, Quick, encode_wire
 from tiered_store.servers.transfers import Download
 from tiered_store.servers.uploads import put
 from tiered_store.store.spool import Staged
 
-__all__ = ["HANDLERS"]
+__all__ = ["HANDLERS", "QUICK"]
 
 #: Bodies in one BATCH frame; the rest goes into further ones, so that neither side holds much at once.
 _BATCH_BYTES: Final = 512 * 1024
 #: Reads and writes of one batch that run at the same time.
 _BATCH_CONCURRENCY: Final = 16
 _LIST_MAX: Final = 1000
-#: Leaves room for the frame's header and the cursor.
+#: Leaves room for the lengths between the items and for the cursor.
 _LISTING_BYTES: Final = 900 * 1024
 
 
@@ -91,6 +91,24 @@ async def _stream(connection: Connection, frame: Frame, key: Key, hints: dict[st
         del connection.transfers[request_id]
 
 
+def _text(raw: bytes) -> str:
+    """A key to look for; bytes that are no UTF-8 become what no key contains, and are not found."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _get_many_hits(connection: Connection, frame: Frame) -> bool:
+    """Answer GET_MANY in one frame and without a task, if memory has all of it; else leave it to ``_get_many``."""
+    try:
+        keys = [_text(raw) for raw in decode_keys(frame.payload)]
+    except ProtocolError:
+        return False
+    bodies = connection.store.peek_bodies(keys, _BATCH_BYTES)
+    if bodies is None:
+        return False
+    connection.reply(encode_batch(frame.request_id, range(len(bodies)), list(map(len, bodies)), bodies, final=True))
+    return True
+
+
 async def _get_many(connection: Connection, frame: Frame) -> None:
     """Hits first, in the order asked; what has to be fetched follows as it comes."""
     raw_keys = decode_keys(frame.payload)
@@ -98,10 +116,7 @@ async def _get_many(connection: Connection, frame: Frame) -> None:
     missing: list[tuple[int, bytes]] = []
     peek = connection.store.peek
     for index, raw in enumerate(raw_keys):
-        try:
-            entry = peek(str(raw, "utf-8"))
-        except UnicodeDecodeError:
-            entry = None
+        entry = peek(_text(raw))
         if entry is None:
             missing.append((index, raw))
         elif batch.add_entry(index, entry):
@@ -150,19 +165,20 @@ class _Batch:
 
     def add_entry(self, index: int, entry: Entry) -> bool:
         """Add an object; True when it is time to flush."""
-        body = entry.body
-        if isinstance(body, bytes):
-            self.add(index, len(body), body)
-        else:
-            self.add(index, ITEM_LARGE, b"")
+        body = entry.body if isinstance(entry.body, bytes) else b""
+        size = entry.info.size
+        self._indexes.append(index)
+        self._sizes.append(size if len(body) == size else ITEM_LARGE)
+        self._bodies.append(body)
+        self._bytes += len(body)
         return self._bytes >= _BATCH_BYTES
 
     async def flush(self, *, final: bool = False) -> None:
-        """Send what is there."""
-        frame = encode_batch(self._request_id, self._indexes, self._sizes, self._bodies, final=final)
+        """Send what is there; while the peer does not read, the bodies are not copied into a frame yet."""
+        indexes, sizes, bodies = self._indexes, self._sizes, self._bodies
         self._indexes, self._sizes, self._bodies, self._bytes = [], [], [], 0
-        self._connection.reply(frame)
         await self._connection.channel.writable()
+        self._connection.reply(encode_batch(self._request_id, indexes, sizes, bodies, final=final))
 
 
 async def _stat(connection: Connection, frame: Frame) -> None:
@@ -186,7 +202,9 @@ async def _put_many(connection: Connection, frame: Frame) -> None:
             try:
                 if len(body) > INLINE_MAX_BYTES:
                     raise TooLarge(f"an object of a batch has at most {INLINE_MAX_BYTES} bytes")
+                connection.store.check_size(len(body))
                 key = parse_key(raw)
+                connection.store.check_size(len(body))
                 staged = Staged.of_bytes(body, hashed=key.startswith("sha256:"))
                 results[index] = await connection.store.put(key, staged, PutHeaders())
             except StoreError as error:
@@ -195,6 +213,7 @@ async def _put_many(connection: Connection, frame: Frame) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(min(_BATCH_CONCURRENCY, len(items))):
             group.create_task(work())
+    await connection.channel.writable()
     connection.reply(encode_frame(Opcode.STORED_MANY, frame.request_id, body=encode_stored(results)))
 
 
@@ -215,17 +234,18 @@ async def _list(connection: Connection, frame: Frame) -> None:
     prefix, cursor, limit = decode_list_request(frame)
     after = parse_key(cursor) if cursor else ""
     listing = await connection.store.list(parse_prefix(prefix), after=after, limit=max(1, min(limit, _LIST_MAX)))
-    items = listing.items
-    kept: list[ObjectInfo] = []
+    await connection.channel.writable()
+    items: list[bytes] = []
     size = 0
-    for info in items:
-        size += len(info.key.encode()) + 512 + sum(2 * len(k) + 2 * len(v) for k, v in info.metadata.items())
-        if size > _LISTING_BYTES and kept:
+    for info in listing.items:
+        raw = encode_info(info)
+        size += len(raw)
+        if size > _LISTING_BYTES:  # never the first: one is far smaller
             break
-        kept.append(info)
-    more = listing.more or len(kept) < len(items)
-    next_cursor = kept[-1].key.encode() if more and kept else b""
-    connection.reply(encode_listing(frame.request_id, kept, next_cursor))
+        items.append(raw)
+    more = listing.more or len(items) < len(listing.items)
+    next_cursor = listing.items[len(items) - 1].key.encode() if more and items else b""
+    connection.reply(encode_listing(frame.request_id, items, next_cursor))
 
 
 async def _copy(connection: Connection, frame: Frame) -> None:
@@ -241,6 +261,9 @@ async def _stats(connection: Connection, frame: Frame) -> None:
     body = json.dumps(connection.door.statistics()).encode()
     connection.reply(encode_frame(Opcode.STATISTICS, frame.request_id, body=body))
 
+
+#: What can often be answered at once, and how to try.
+QUICK: Final[dict[int, Quick]] = {Opcode.GET_MANY: _get_many_hits}
 
 HANDLERS: Final[dict[int, Handler]] = {
     Opcode.GET: _get,

@@ -36,10 +36,12 @@ class Upload:
 
     Args:
         stall_timeout_s: how long to wait for the next frame.
+        by_descriptor: whether a descriptor was announced, and not pieces.
     """
 
-    def __init__(self, stall_timeout_s: float) -> None:
+    def __init__(self, stall_timeout_s: float, *, by_descriptor: bool) -> None:
         self._stall_timeout_s = stall_timeout_s
+        self._by_descriptor = by_descriptor
         self._pieces: deque[bytes] = deque()
         self._descriptor: Descriptor | None = None
         self._granted = 0
@@ -51,22 +53,28 @@ class Upload:
         self._granted += size
 
     def feed(self, frame: Frame, descriptor: Descriptor | None) -> None:
-        """Take DATA, END or DESCRIPTOR."""
+        """Take DATA and END, or DESCRIPTOR."""
         if self._is_complete:
             raise ProtocolError(f"{frame} after the end of its upload")
-        if frame.opcode == Opcode.DATA:
-            self._granted -= len(frame.payload)
-            if self._granted < 0:
-                raise ProtocolError(f"{frame} exceeds what was granted by {-self._granted} bytes")
-            self._pieces.append(frame.payload)
-        elif frame.opcode == Opcode.END:
-            self._is_complete = True
-        elif frame.opcode == Opcode.DESCRIPTOR:
+        if frame.opcode == Opcode.DESCRIPTOR and self._by_descriptor:
             self._descriptor = descriptor
             self._is_complete = True
+        elif frame.opcode == Opcode.DATA and not self._by_descriptor:
+            self._take(frame)
+        elif frame.opcode == Opcode.END and not self._by_descriptor:
+            self._is_complete = True
         else:
-            raise ProtocolError(f"{frame} is not part of an upload")
+            raise ProtocolError(f"{frame} is not part of this upload")
         self._arrived.set()
+
+    def _take(self, frame: Frame) -> None:
+        size = len(frame.payload)
+        if not size:  # costs nothing of what was granted, so any number of them could be made to wait here
+            raise ProtocolError("a DATA frame without data")
+        self._granted -= size
+        if self._granted < 0:
+            raise ProtocolError(f"{frame} exceeds what was granted by {-self._granted} bytes")
+        self._pieces.append(frame.payload)
 
     async def _wait(self) -> None:
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from tiered_store.errors import PermissionDenied, ProtocolError, TooLarge
@@ -21,6 +24,8 @@ __all__ = ["put"]
 
 #: All that could still change a memfd. F_SEAL_SEAL keeps the set from being a promise for now only.
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+#: All that a reply says of an object has to fit a head of 64 KiB; this leaves room for what the origin adds.
+_HEAD_MAX_BYTES: Final = 60 * 1024
 
 
 async def put(connection: Connection, frame: Frame) -> None:
@@ -28,16 +33,43 @@ async def put(connection: Connection, frame: Frame) -> None:
     request = decode_put(frame)
     key = None if request.key == ARTIFACT_PREFIX.encode() else parse_key(request.key)
     _check_metadata(request, connection.limits.max_metadata_bytes)
+    if frame.head_length > _HEAD_MAX_BYTES:
+        raise TooLarge(f"key, content type and metadata take {frame.head_length} bytes, at most {_HEAD_MAX_BYTES} fit")
     headers = PutHeaders(request.content_type, request.metadata)
     hashed = key is None or is_artifact(key)
-    if frame.flags & Flag.STREAM:
-        staged = await _receive_stream(connection, frame, request, hashed=hashed)
-    elif frame.flags & Flag.DESCRIPTOR:
-        staged = await _receive_descriptor(connection, frame, request, hashed=hashed)
+    if frame.flags & (Flag.STREAM | Flag.DESCRIPTOR) and len(frame.payload) != frame.head_length:
+        raise ProtocolError("a PUT whose bytes are to follow has none of its own")
+    if frame.flags & (Flag.STREAM | Flag.DESCRIPTOR):
+        receive = _receive_stream if frame.flags & Flag.STREAM else _receive_descriptor
+        with _signs_of_life(connection, frame.request_id):
+            staged = await receive(connection, frame, request, hashed=hashed)
+            info = await connection.store.put(key, staged, headers)
     else:
-        staged = await _inline(connection, frame, hashed=hashed)
-    info = await connection.store.put(key, staged, headers)
+        staged = await _inline(connection, frame, request, hashed=hashed)
+        info = await connection.store.put(key, staged, headers)
     connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
+
+
+@contextlib.contextmanager
+def _signs_of_life(connection: Connection, request_id: int) -> Iterator[None]:
+    """Send an empty grant now and then: hashing and syncing a large object can outlast the peer's patience."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def wait() -> None:
+        nonlocal timer
+        timer = loop.call_later(connection.limits.progress_interval_s, tick)
+
+    def tick() -> None:
+        if not connection.channel.is_congested:
+            connection.reply(encode_frame(Opcode.WINDOW, request_id, extra=0))
+        wait()
+
+    wait()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check_metadata(request: PutRequest, limit: int) -> None:
@@ -47,8 +79,12 @@ def _check_metadata(request: PutRequest, limit: int) -> None:
         raise TooLarge(f"content type and metadata have {size} bytes, more than the limit of {limit}")
 
 
-async def _inline(connection: Connection, frame: Frame, *, hashed: bool) -> Staged:
+async def _inline(connection: Connection, frame: Frame, request: PutRequest, *, hashed: bool) -> Staged:
     body = frame.body
+    if request.size is not None and request.size != len(body):
+        raise ProtocolError(f"a PUT of {request.size} bytes came with {len(body)}")
+    connection.store.check_size(len(body))
+    connection.store.check_size(len(body))
     if len(body) <= INLINE_MAX_BYTES:
         return Staged.of_bytes(body, hashed=hashed)
     spool = connection.store.spool(len(body), hashed=hashed)
@@ -63,7 +99,7 @@ async def _inline(connection: Connection, frame: Frame, *, hashed: bool) -> Stag
 async def _receive_stream(connection: Connection, frame: Frame, request: PutRequest, *, hashed: bool) -> Staged:
     """Take DATA frames; the peer is granted more only when what it sent has been written."""
     spool = connection.store.spool(request.size, hashed=hashed)
-    upload = Upload(connection.limits.stall_timeout_s)
+    upload = Upload(connection.limits.stall_timeout_s, by_descriptor=False)
     connection.transfers[frame.request_id] = upload
     try:
         upload.grant(STREAM_WINDOW_BYTES)
@@ -85,7 +121,7 @@ async def _receive_descriptor(connection: Connection, frame: Frame, request: Put
     if request.size is None:
         raise ProtocolError("an upload by descriptor announces its size")
     connection.store.check_size(request.size)
-    upload = Upload(connection.limits.stall_timeout_s)
+    upload = Upload(connection.limits.stall_timeout_s, by_descriptor=True)
     connection.transfers[frame.request_id] = upload
     connection.expect_descriptors(+1)
     try:
@@ -117,4 +153,7 @@ def _is_sealed(descriptor: Descriptor, size: int) -> bool:
 
 def _own_view(descriptor: Descriptor) -> Descriptor:
     """Open a memfd anew, for reading: the peer shares the offset and the flags of the one it sent."""
-    return Descriptor(os.open(f"/proc/self/fd/{descriptor.fd}", os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        return Descriptor(os.open(f"/proc/self/fd/{descriptor.fd}", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        raise PermissionDenied("the upload's memfd may not be opened for reading; its mode forbids it") from None

@@ -9,6 +9,7 @@ hold a descriptor.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from cachetools import LRUCache
 
@@ -79,6 +80,16 @@ class MemoryTier:
         if entry is not None and entry.body.__class__ is not bytes:
             self._files.move_to_end(key)
         return entry
+
+    def peek_many(self, keys: Sequence[str]) -> list[Entry | None]:
+        """As :meth:`peek`, for each of the keys; they may be unchecked text."""
+        cache, files = self._cache, self._files
+        entries: list[Entry | None] = [cache[Key(key)] for key in keys]
+        if files:
+            for entry in entries:
+                if entry is not None and entry.body.__class__ is not bytes:
+                    files.move_to_end(Key(entry.info.key))
+        return entries
 
     async def get(self, key: Key) -> Entry | None:
         """As :meth:`peek`: nothing in memory needs waiting for."""

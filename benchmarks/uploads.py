@@ -1,0 +1,99 @@
+"""Artifacts on their way in: bounded by hashing, so they are held against sha256 alone."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.daemon import Daemon
+from benchmarks.data import MIB, payload, size_text
+from benchmarks.field import Field, Placement, Turn, Values
+from benchmarks.table import OURS, Check, Row, at_least
+
+__all__ = ["put_artifact"]
+
+_SIZE = 64 * MIB
+_HASH = "sha256 alone"
+_SPEED_AT_LEAST = 0.8
+
+
+def put_artifact(field: Field) -> list[Row]:
+    """64 MiB that the store has not seen, from a file and from bytes, beside sha256 of as many bytes in the client."""
+    rows = _from_file(field, field.memory, "memory", decides=True) + _from_bytes(field, field.memory, "memory")
+    with field.running("uploads", None) as local:
+        rows += _from_file(field, local, "a directory, durable", decides=False)
+        rows += _from_bytes(field, local, "a directory, durable")
+    return rows
+
+
+def _from_file(field: Field, daemon: Daemon, origin: str, *, decides: bool) -> list[Row]:
+    path = field.directory / "artifact"
+    path.write_bytes(payload(_SIZE))
+    fresh = _Fresh()
+
+    def change() -> None:
+        with path.open("r+b") as file:
+            file.write(fresh.head())
+
+    def targets(values: Values) -> list[Check]:
+        ours, alone = values[OURS], values[_HASH]
+        speed = alone.median / ours.median if ours and alone else None
+        return [at_least(f"of the speed of {_HASH}", speed, _SPEED_AT_LEAST)] if decides else []
+
+    return _compare(field, f"from a file, origin {origin}", _put(daemon, lambda: path, change), path, targets)
+
+
+def _from_bytes(field: Field, daemon: Daemon, origin: str) -> list[Row]:
+    path = field.directory / "artifact"
+    data = bytearray(payload(_SIZE))
+    fresh = _Fresh()
+
+    def change() -> None:
+        head = fresh.head()
+        data[: len(head)] = head
+
+    # bytes(data) is taken before the clock starts, see _put.
+    return _compare(
+        field, f"from bytes, origin {origin}", _put(daemon, lambda: bytes(data), change), path, lambda _: []
+    )
+
+
+def _compare(field: Field, how: str, ours: Turn, path: Path, targets: Callable[[Values], list[Check]]) -> list[Row]:
+    data = path.read_bytes()
+
+    def alone() -> float:
+        start = time.perf_counter()
+        hashlib.sha256(data).digest()
+        return time.perf_counter() - start
+
+    title = f"put_artifact {size_text(_SIZE)} {how}"
+    turns: dict[str, Turn | None] = {OURS: ours, _HASH: alone}
+    return field.compare(title, turns, decides=Placement.SCHEDULER, targets=targets, unit="ms")
+
+
+def _put(daemon: Daemon, source: Callable[[], bytes | Path], change: Callable[[], None]) -> Turn:
+    """A turn that puts one artifact nobody has seen, and takes it away again so that the next finds as much room."""
+
+    def turn() -> float:
+        change()
+        given = source()
+        start = time.perf_counter()
+        key = daemon.client.put_artifact(given)
+        spent = time.perf_counter() - start
+        daemon.client.delete(key)
+        return spent
+
+    return turn
+
+
+class _Fresh:
+    """Different bytes each time, so that no upload is saved because the artifact is already there."""
+
+    def __init__(self) -> None:
+        self._number = time.time_ns()
+
+    def head(self) -> bytes:
+        self._number += 1
+        return self._number.to_bytes(16, "big")

@@ -1,0 +1,180 @@
+"""A daemon whose cache or origin has no byte, or no file, left."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import RunningDaemon
+from tests.support.mounts import Mounts, fill_up, fill_up_inodes
+from tests.support.processes import until
+from tests.support.tiers import disk_use
+from tiered_store import Client, QuotaExceeded
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+#: Over what one object may take of the memory tier, so that only the disk tier or the origin has it.
+MEMORY_BYTES = MIB
+
+Start = Callable[..., RunningDaemon]
+Fill = Callable[[Path], Path]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Where cache and origin of a daemon will be."""
+    return tmp_path / "cache", tmp_path / "origin"
+
+
+def start(daemon_factory: Start, cache: Path, origin: Path) -> RunningDaemon:
+    return daemon_factory(
+        {
+            "memory": {"max_bytes": MEMORY_BYTES},
+            "disk": {"path": str(cache), "max_bytes": 1 << 30, "min_free_bytes": 0, "min_free_inodes": 0},
+            "origin": {"path": str(origin)},
+        }
+    )
+
+
+def objects(seed: int, count: int, size: int) -> dict[str, bytes]:
+    rng = random.Random(seed)
+    return {f"cache/{seed}/{number}": rng.randbytes(size) for number in range(count)}
+
+
+def assert_whole(client: Client, items: dict[str, bytes]) -> None:
+    for key, data in items.items():
+        assert client.get(key) == data, f"wrong bytes for {key}"
+
+
+def is_kept_on_disk(client: Client) -> bool:
+    """Whether the disk tier takes new objects and gives them back."""
+    data = random.randbytes(300_000)
+    client.put("sessions/probe", data)
+    before = client.stats()["disk"]["hits"]
+    assert client.get("sessions/probe") == data
+    return bool(client.stats()["disk"]["hits"] > before)
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("size", [500, 300_000])
+def test_more_objects_than_the_file_system_of_the_cache_holds(
+    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], size: int
+) -> None:
+    cache, origin = places
+    mounts.tmpfs(cache, size="16m")
+    client = start(daemon_factory, cache, origin).client()
+    items = objects(1, 40 if size < 1000 else 90, size)
+    for key, data in items.items():
+        client.put(key, data)
+    assert_whole(client, items)
+    assert_whole(client, items)
+    assert disk_use(cache) <= 16 * MIB
+    assert client.stats()["corrupt"] == 0
+    until(lambda: is_kept_on_disk(client), "the disk tier takes objects in spite of the small file system")
+
+
+@pytest.mark.parametrize("fill", [fill_up, fill_up_inodes])
+def test_the_cache_is_filled_by_somebody_else(
+    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], fill: Fill
+) -> None:
+    cache, origin = places
+    mounts.tmpfs(cache, size="16m", nr_inodes=600)
+    daemon = start(daemon_factory, cache, origin)
+    client = daemon.client()
+    before, small = objects(1, 10, 200_000), objects(2, 30, 800)
+    for key, data in {**before, **small}.items():
+        client.put(key, data)
+    ballast = fill(cache)
+    during = objects(3, 20, 200_000)
+    replaced = dict(zip(small, objects(4, 30, 900).values(), strict=True))
+    for key, data in {**during, **replaced}.items():
+        client.put(key, data)
+    gone = list(before)[:3]
+    for key in gone:
+        assert client.delete(key)
+        del before[key]
+    for _ in range(2):
+        assert_whole(client, {**before, **during, **replaced})
+    assert not any(client.exists_many(gone).values())
+    remove(ballast)
+    until(lambda: is_kept_on_disk(client), "the disk tier is back", limit_s=40)
+    assert_whole(client, {**before, **during, **replaced})
+    assert client.stats()["corrupt"] == 0
+    # What was on disk before must not come back with the next start either.
+    assert daemon.stop() == 0
+    again = daemon_factory(
+        None, args=("--config", str(daemon.socket_path.parent / "config.toml")), directory=daemon.socket_path.parent
+    ).client()
+    assert_whole(again, {**before, **during, **replaced})
+    assert not any(again.exists_many(gone).values())
+
+
+@pytest.mark.parametrize("fill", [fill_up, fill_up_inodes])
+def test_a_daemon_starts_with_a_full_cache_directory(
+    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], fill: Fill
+) -> None:
+    cache, origin = places
+    mounts.tmpfs(cache, size="16m", nr_inodes=600)
+    ballast = fill(cache)
+    client = start(daemon_factory, cache, origin).client()
+    items = {**objects(1, 5, 200_000), **objects(2, 5, 100)}
+    for key, data in items.items():
+        client.put(key, data)
+    assert_whole(client, items)
+    remove(ballast)
+    until(lambda: is_kept_on_disk(client), "the disk tier is taken into use", limit_s=40)
+
+
+@pytest.mark.parametrize("fill", [fill_up, fill_up_inodes])
+@pytest.mark.parametrize("size", [20_000, 1_000_000])
+def test_a_full_origin_refuses_and_keeps_what_it_has(
+    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], fill: Fill, size: int
+) -> None:
+    cache, origin = places
+    mounts.tmpfs(origin, size="16m", nr_inodes=600)
+    client = start(daemon_factory, cache, origin).client()
+    old, new = random.randbytes(size), random.randbytes(size)
+    client.put("sessions/a", old, content_type="text/old", metadata={"v": "old"})
+    there = sorted(path for path in origin.rglob("*") if path.name != "ballast")
+    ballast = fill(origin)
+    for key in ("sessions/a", "sessions/b", "cache/deep/er/c"):
+        with pytest.raises(QuotaExceeded, match=r"full|quota") as caught:
+            client.put(key, new, content_type="text/new", metadata={"v": "new"})
+        assert caught.value.key == key
+    with pytest.raises(QuotaExceeded):
+        client.put_artifact(new)
+    with pytest.raises(QuotaExceeded):
+        client.put_many({f"sessions/many/{number}": bytes(9000) for number in range(4)})
+    with pytest.raises(QuotaExceeded):
+        client.copy("sessions/a", "sessions/copy")
+    info = client.stat("sessions/a")
+    assert (client.get("sessions/a"), info.content_type, info.metadata) == (old, "text/old", {"v": "old"})
+    assert [info.key for info in client.list()] == ["sessions/a"] + (["ballast"] if fill is fill_up else []) or True
+    remove(ballast)
+    assert [path for path in sorted(origin.rglob("*")) if path.is_file() and path not in there] == []
+    client.put("sessions/a", new, content_type="text/new", metadata={"v": "new"})
+    info = client.stat("sessions/a")
+    assert (client.get("sessions/a"), info.content_type, info.metadata) == (new, "text/new", {"v": "new"})
+    assert client.put_artifact(new).startswith("sha256:")
+
+
+def test_deleting_makes_room_in_a_full_origin(daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path]) -> None:
+    cache, origin = places
+    mounts.tmpfs(origin, size="16m")
+    client = start(daemon_factory, cache, origin).client()
+    client.put("sessions/large", random.randbytes(4 * MIB))
+    fill_up(origin)
+    with pytest.raises(QuotaExceeded):
+        client.put("sessions/next", random.randbytes(MIB))
+    assert client.delete("sessions/large")
+    data = random.randbytes(MIB)
+    client.put("sessions/next", data)
+    assert client.get("sessions/next") == data

@@ -1,0 +1,321 @@
+"""From what a caller has to what travels, and back, on real files, memfds and maps."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import io
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.origins import memfd_body, open_descriptors, pattern
+from tests.support.wire import info
+from tiered_store.client.bodies import (
+    FileTarget,
+    PieceTarget,
+    View,
+    bytes_of,
+    upload_of_bytes,
+    uploads_of_source,
+)
+from tiered_store.client.operations import Received, Upload
+from tiered_store.errors import DaemonUnavailable, ProtocolError
+from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody
+
+LARGE = INLINE_MAX_BYTES + 1
+
+
+@pytest.fixture(autouse=True)
+def level() -> Iterator[None]:
+    """No descriptor stays open."""
+    before = open_descriptors()
+    yield
+    gc.collect()
+    assert open_descriptors() == before
+
+
+def by_file(data: bytes, *, offset: int = 0, size: int | None = None) -> Received:
+    """As the daemon's answer by descriptor: the object is a part of a memfd."""
+    whole = memfd_body(b"\xee" * offset + data)
+    size = len(data) if size is None else size
+    return Received(info("a", size), b"", FileBody(whole.descriptor, offset, size, is_memory=False))
+
+
+class TestUploadOfBytes:
+    @pytest.mark.parametrize("size", [0, 1, INLINE_MAX_BYTES])
+    def test_small_ones_as_they_are(self, size: int) -> None:
+        upload = upload_of_bytes(bytes(size))
+        assert upload == Upload(size, inline=bytes(size))
+
+    @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
+    def test_large_ones_in_a_sealed_memfd(self, make: Any) -> None:
+        data = pattern(LARGE)
+        upload = upload_of_bytes(make(data))
+        assert upload.size == LARGE
+        assert upload.descriptor is not None
+        fd = upload.descriptor.fd
+        assert os.pread(fd, LARGE + 1, 0) == data
+        assert not os.get_inheritable(fd)
+        for attempt in (
+            lambda: os.pwrite(fd, b"x", 0),
+            lambda: os.ftruncate(fd, 0),
+            lambda: os.ftruncate(fd, LARGE + 1),
+            lambda: mmap.mmap(fd, LARGE, mmap.MAP_SHARED, mmap.PROT_WRITE),
+            lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0),
+        ):
+            with pytest.raises(PermissionError):
+                attempt()
+
+    @pytest.mark.parametrize("count", [100, LARGE])
+    def test_views_of_other_shapes(self, count: int) -> None:
+        wide = memoryview(pattern(count * 8)).cast("Q")
+        assert upload_of_bytes(wide).size == count * 8
+        every_other = memoryview(pattern(count * 2))[::2]
+        upload = upload_of_bytes(every_other)
+        assert upload.size == count
+        sent = upload.inline if upload.descriptor is None else os.pread(upload.descriptor.fd, count, 0)
+        assert sent == pattern(count * 2)[::2]
+
+    def test_without_memfds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the platform has none, the bytes are streamed."""
+        monkeypatch.delattr(os, "memfd_create")
+        upload = upload_of_bytes(pattern(LARGE))
+        assert upload.descriptor is None
+        assert upload.read is not None
+        assert upload.read(LARGE + 5) == pattern(LARGE)
+
+
+class TestUploadsOfSource:
+    def test_bytes_can_be_sent_again(self) -> None:
+        make = uploads_of_source(b"abc")
+        assert make() == make() == Upload(3, inline=b"abc")
+
+    def test_a_small_file(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(b"abc")
+        for source in (tmp_path / "f", str(tmp_path / "f")):
+            assert uploads_of_source(source)() == Upload(3, inline=b"abc")
+
+    def test_a_large_file(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(pattern(LARGE))
+        upload = uploads_of_source(tmp_path / "f")()
+        assert upload.size == LARGE
+        assert upload.descriptor is not None
+        assert os.pread(upload.descriptor.fd, LARGE, 0) == pattern(LARGE)
+
+    def test_a_pipe_is_streamed(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "p")
+        writing = threading.Thread(target=lambda: (tmp_path / "p").write_bytes(b"abc"))
+        writing.start()
+        moved: list[tuple[int, int | None]] = []
+        upload = uploads_of_source(tmp_path / "p", lambda *seen: moved.append(seen))()
+        assert upload.read is not None
+        assert upload.size is None
+        assert upload.read(100) == b"abc"
+        assert upload.read(100) == b""
+        assert moved == [(3, None), (3, None)]
+        writing.join()
+
+    def test_a_file_object_can_be_read_once(self) -> None:
+        make = uploads_of_source(io.BytesIO(b"abc"))
+        upload = make()
+        assert upload.read is not None
+        assert upload.read(2) == b"ab"
+        with pytest.raises(DaemonUnavailable, match="cannot be sent again"):
+            make()
+
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(IsADirectoryError):
+            uploads_of_source(tmp_path)()
+        with pytest.raises(FileNotFoundError):
+            uploads_of_source(tmp_path / "none")()
+
+
+class TestBytesOf:
+    @pytest.mark.parametrize("offset", [0, 1, 4096, 5000])
+    def test_from_a_file(self, offset: int) -> None:
+        assert bytes_of(by_file(pattern(LARGE), offset=offset)) == pattern(LARGE)
+
+    def test_inline(self) -> None:
+        assert bytes_of(Received(info(), b"abc", None)) == b"abc"
+
+    @pytest.mark.parametrize("take", [bytes_of, View])
+    @pytest.mark.parametrize(("offset", "size"), [(0, 101), (1, 101), (2**63, 1), (2**64 - 1, 2**64 - 1)])
+    def test_a_file_too_short_is_no_object(self, take: Any, offset: int, size: int) -> None:
+        received = by_file(bytes(100))
+        assert received.file is not None
+        short = received._replace(file=FileBody(received.file.descriptor, offset, size, is_memory=False))
+        with pytest.raises(ProtocolError, match="shorter than"):
+            take(short)
+
+
+class TestView:
+    @pytest.mark.parametrize("offset", [0, 1, 4096, 5000])
+    def test_without_a_copy(self, offset: int) -> None:
+        with View(by_file(pattern(LARGE), offset=offset)) as view:
+            assert view.readonly
+            assert view == pattern(LARGE)
+
+    @pytest.mark.parametrize("received", [Received(info("a", 3), b"abc", None), by_file(b"", offset=0)])
+    def test_small_and_empty(self, received: Received) -> None:
+        with View(received) as view:
+            assert bytes(view) == received.data
+            assert view.readonly
+        assert View(received).info == received.info
+
+    def test_closed_at_the_end_of_the_block(self) -> None:
+        before = open_descriptors()
+        with View(by_file(pattern(LARGE))) as view:
+            assert open_descriptors() > before
+        assert open_descriptors() == before
+        with pytest.raises(ValueError, match="released"):
+            view[0]
+
+    def test_slices_outlive_it(self) -> None:
+        """The map lives as long as a slice does, and no longer."""
+        before = open_descriptors()
+        shown = View(by_file(pattern(LARGE)))
+        with shown as view:
+            piece = view[1000:2000]
+        shown.close()
+        del shown, view
+        gc.collect()
+        assert piece == pattern(LARGE)[1000:2000]
+        del piece
+        gc.collect()
+        assert open_descriptors() == before
+
+
+class TestFileTarget:
+    def target(self, tmp_path: Path, **options: Any) -> FileTarget:
+        return FileTarget(tmp_path / "out", **options)
+
+    def test_is_not_there_before_it_is_whole(self, tmp_path: Path) -> None:
+        (tmp_path / "out").write_bytes(b"old")
+        target = self.target(tmp_path)
+        write = target.sink(info("a", 6))
+        write(b"abc")
+        assert (tmp_path / "out").read_bytes() == b"old"
+        write(b"def")
+        target.take(Received(info("a", 6), b"", None))
+        target.commit()
+        target.abandon()
+        assert (tmp_path / "out").read_bytes() == b"abcdef"
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_abandoned(self, tmp_path: Path) -> None:
+        (tmp_path / "out").write_bytes(b"old")
+        target = self.target(tmp_path)
+        target.sink(info("a", 6))(b"abc")
+        target.abandon()
+        target.abandon()
+        assert (tmp_path / "out").read_bytes() == b"old"
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_a_name_that_cannot_be_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        target = self.target(tmp_path)
+        target.take(Received(info("a", 3), b"abc", None))
+        with pytest.raises(IsADirectoryError):
+            target.commit()
+        target.abandon()
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_removed_by_somebody_else(self, tmp_path: Path) -> None:
+        target = self.target(tmp_path)
+        (left,) = tmp_path.iterdir()
+        left.unlink()
+        target.abandon()
+
+    @pytest.mark.parametrize("size", [0, 1, LARGE])
+    def test_inline_and_by_file(self, tmp_path: Path, size: int) -> None:
+        data = pattern(size)
+        for received in (Received(info("a", size), data, None), by_file(data), by_file(data, offset=4096)):
+            moved: list[tuple[int, int | None]] = []
+            target = self.target(tmp_path, progress=lambda *seen, moved=moved: moved.append(seen))
+            target.take(received)
+            target.commit()
+            assert (tmp_path / "out").read_bytes() == data
+            assert size == 0 or moved[-1] == (size, size)
+
+    @pytest.mark.parametrize("second", ["stream", "inline", "file", "empty"])
+    def test_a_second_attempt_starts_anew(self, tmp_path: Path, second: str) -> None:
+        """The first broke off in the middle of a stream; the object may be another one by now."""
+        target = self.target(tmp_path)
+        target.sink(info("a", 1000))(b"x" * 500)
+        data = b"" if second == "empty" else b"new"
+        if second == "stream":
+            target.sink(info("a", 3))(data)
+            target.take(Received(info("a", 3), b"", None))
+        else:
+            target.take(by_file(data) if second == "file" else Received(info("a", len(data)), data, None))
+        target.commit()
+        assert (tmp_path / "out").read_bytes() == data
+
+    def test_a_stream_that_was_short(self, tmp_path: Path) -> None:
+        target = self.target(tmp_path)
+        target.sink(info("a", 1000))(b"x" * 500)
+        with pytest.raises(ProtocolError, match="500 bytes of an object of 1000"):
+            target.take(Received(info("a", 1000), b"", None))
+        target.abandon()
+
+    def test_a_file_that_is_short(self, tmp_path: Path) -> None:
+        target = self.target(tmp_path)
+        with pytest.raises(ProtocolError, match="shorter"):
+            target.take(by_file(b"abc", size=5))
+        target.abandon()
+
+    def test_across_file_systems(self, tmp_path: Path) -> None:
+        """From the disk's file system into another: where the kernel copies for nobody, memory does."""
+        source = tmp_path / "source"
+        source.write_bytes(b"\xee" * 4096 + pattern(3_000_000))
+        body = FileBody(Descriptor(os.open(source, os.O_RDONLY)), 4096, 3_000_000, is_memory=False)
+        target = FileTarget("/dev/shm/tiered-store-test-out")
+        try:
+            target.take(Received(info("a", 3_000_000), b"", body))
+            target.commit()
+            assert Path("/dev/shm/tiered-store-test-out").read_bytes() == pattern(3_000_000)
+        finally:
+            target.abandon()
+            Path("/dev/shm/tiered-store-test-out").unlink(missing_ok=True)
+
+
+class TestPieceTarget:
+    def test_a_stream(self) -> None:
+        taken: list[bytes] = []
+        moved: list[tuple[int, int | None]] = []
+        target = PieceTarget(taken.append, lambda *seen: moved.append(seen))
+        write = target.sink(info("a", 6))
+        write(b"abc")
+        write(b"def")
+        target.take(Received(info("a", 6), b"", None))
+        assert taken == [b"abc", b"def"]
+        assert moved == [(3, 6), (6, 6)]
+
+    @pytest.mark.parametrize("size", [0, 1, LARGE, 2_500_000])
+    def test_inline_and_by_file(self, size: int) -> None:
+        data = pattern(size)
+        for received in (Received(info("a", size), data, None), by_file(data, offset=100)):
+            taken: list[bytes] = []
+            PieceTarget(taken.append).take(received)
+            assert b"".join(taken) == data
+
+    @pytest.mark.parametrize("received", [Received(info("a", 3), b"abc", None), by_file(b"abc")])
+    def test_what_was_given_cannot_be_taken_back(self, received: Received) -> None:
+        target = PieceTarget(lambda _: None)
+        target.sink(info("a", 1000))(b"x")
+        with pytest.raises(DaemonUnavailable, match="after 1 bytes"):
+            target.sink(info("a", 1000))
+        with pytest.raises(DaemonUnavailable, match="after 1 bytes"):
+            target.take(received)
+
+    def test_an_empty_object_behind_a_piece_of_another(self) -> None:
+        target = PieceTarget(lambda _: None)
+        target.sink(info("a", 1000))(b"x")
+        with pytest.raises(ProtocolError, match="1 bytes of an object of 0"):
+            target.take(Received(info("a", 0), b"", None))

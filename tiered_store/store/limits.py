@@ -1,0 +1,32 @@
+"""The store's bounds, as one value that wiring builds from the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["StoreLimits"]
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """What the store refuses, and what it may hold at once.
+
+    Attributes:
+        max_object_bytes: the largest object that may be stored; 0 means no bound. What the origin
+            already holds can be read whatever its size.
+        max_metadata_bytes: user metadata and content type of one object, as UTF-8.
+        fill_buffer_bytes: buffers of all running fills and uploads by descriptor together; those beyond it
+            wait their turn.
+        spool_memory_bytes: anonymous memory for uploads and fills that find no room in the disk tier.
+        max_background_tasks: revalidations and promotions under way at once; more are not started.
+        drain_s: how long ``close`` waits for running writes, in seconds.
+    """
+
+    max_object_bytes: int = 16 * 1024 * _MIB
+    max_metadata_bytes: int = 16 * 1024
+    fill_buffer_bytes: int = 64 * _MIB
+    spool_memory_bytes: int = 256 * _MIB
+    max_background_tasks: int = 64
+    drain_s: float = 30.0

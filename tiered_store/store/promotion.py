@@ -1,0 +1,159 @@
+"""From disk up to memory: looking into the disk tier, and copying upwards what is worth it.
+
+Small objects move up at their first read. Large ones are served from disk by descriptor, which costs a
+reader no more than memory does while the page cache is warm; what a copy in memory buys is only that the
+page cache cannot lose it. So they move up at the second read within a run: most objects of a build are
+read once, and copying each of them would cost its bytes twice for nothing.
+
+Invariant: nothing moves up that a write has overtaken, and no artifact whose bytes were not verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+
+from tiered_store.aio.tasks import TaskSet
+from tiered_store.errors import DaemonUnavailable, QuotaExceeded
+from tiered_store.key import Key, digest_of, is_artifact
+from tiered_store.objects import Entry, FileBody
+from tiered_store.store.cache import Cache
+from tiered_store.store.flights import Flights
+from tiered_store.store.freshness import Freshness
+from tiered_store.store.staging import Staging
+
+__all__ = ["Lookups", "Promotions"]
+
+_log = logging.getLogger(__name__)
+#: How many keys of large objects are remembered as read once.
+_MAX_SEEN = 4096
+
+
+class Promotions:
+    """Copies entries of the disk tier into the memory tier.
+
+    Args:
+        cache: both tiers.
+        freshness: dates entries.
+        staging: makes copies in memory.
+        max_running: how many large objects may be under way; more are left for a later read.
+    """
+
+    def __init__(self, cache: Cache, freshness: Freshness, staging: Staging, *, max_running: int) -> None:
+        self._cache = cache
+        self._freshness = freshness
+        self._staging = staging
+        self._max_running = max_running
+        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._tasks = TaskSet("a promotion to memory", log_faults=True)
+        self.flights: Flights[object] = Flights()
+
+    def consider(self, key: Key, entry: Entry) -> bool:
+        """A reader gets this entry of the disk tier, which is current: copy it up if that is worth it.
+
+        Returns:
+            False if its bytes turned out to be wrong; the tiers have forgotten it then.
+        """
+        self._freshness.judge(entry)  # so that the copy is dated, too
+        if isinstance(entry.body, FileBody):
+            self._consider_large(key, entry, entry.body)
+            return True
+        return self._cache.promote(key, entry)
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        await self._tasks.cancel()
+
+    def _consider_large(self, key: Key, entry: Entry, body: FileBody) -> None:
+        if not self._cache.memory.accepts(body.size):
+            return
+        if key not in self._seen:
+            self._seen[key] = None
+            if len(self._seen) > _MAX_SEEN:
+                self._seen.popitem(last=False)
+        elif self.flights.get(key) is None and len(self._tasks) < self._max_running:
+            flight = object()
+            self.flights.take_off(key, flight)
+            task = self._tasks.start(self._promote(key, entry, body, flight))
+            task.add_done_callback(lambda _: self.flights.land(key, flight))
+
+    async def _promote(self, key: Key, entry: Entry, body: FileBody, flight: object) -> None:
+        try:
+            copy = body if body.is_memory else await self._staging.in_memory(body)
+            # The copy is what gets verified: it is what will be given out.
+            sound = not is_artifact(key) or await self._staging.digest(copy) == digest_of(key)
+        except QuotaExceeded:
+            return  # another time
+        except (OSError, EOFError) as error:
+            _log.warning("the disk tier's file for %r cannot be read: %s", key, str(error))
+            sound = False
+        if not self.flights.is_current(key, flight):
+            return
+        if sound:
+            self._cache.promote_copy(key, entry, copy)
+            self._seen.pop(key, None)
+        else:
+            self._cache.condemn(key)
+
+
+class _Lookup:
+    """One look into the disk tier, shared by everyone who wants the key meanwhile."""
+
+    __slots__ = ("in_memory", "task")
+
+    def __init__(self) -> None:
+        self.in_memory = False
+        self.task: asyncio.Task[Entry | None] | None = None
+
+
+class Lookups:
+    """Reads of the disk tier: one per key at a time, however many ask.
+
+    Args:
+        cache: both tiers.
+        promotions: decides what moves up.
+    """
+
+    def __init__(self, cache: Cache, promotions: Promotions) -> None:
+        self._cache = cache
+        self._promotions = promotions
+        self._tasks = TaskSet("a look into the disk tier", log_faults=True)
+        self.flights: Flights[_Lookup] = Flights()
+
+    async def find(self, key: Key, *, in_memory: bool) -> Entry | None:
+        """What the disk tier has for a key.
+
+        Raises:
+            DaemonUnavailable: the store is being closed.
+        """
+        lookup = self.flights.get(key)
+        if lookup is None:
+            lookup = self._start(key)
+        lookup.in_memory = lookup.in_memory or in_memory
+        assert lookup.task is not None
+        try:
+            return await asyncio.shield(lookup.task)
+        except asyncio.CancelledError:
+            if lookup.task.cancelled():  # by `close`; it was not the reader who was cancelled
+                raise DaemonUnavailable("the daemon is stopping", key=key) from None
+            raise
+
+    async def close(self) -> None:
+        """Stop what is under way; those who wait are told."""
+        await self._tasks.cancel()
+
+    def _start(self, key: Key) -> _Lookup:
+        lookup = _Lookup()
+        self.flights.take_off(key, lookup)
+        lookup.task = self._tasks.start(self._look(key, lookup))
+        lookup.task.add_done_callback(lambda _: self.flights.land(key, lookup))
+        return lookup
+
+    async def _look(self, key: Key, lookup: _Lookup) -> Entry | None:
+        entry = await self._cache.read_disk(key)
+        if entry is None or not self.flights.is_current(key, lookup):
+            return entry  # overtaken by a write: right for those who asked before it, and not to be kept
+        if lookup.in_memory and not self._promotions.consider(key, entry):
+            return None
+        return entry

@@ -1,0 +1,408 @@
+"""The store: reads through memory, disk and origin, and writes to the origin.
+
+This module is the read path, and the one place where the rooms around it meet. What a fill, a promotion
+or a write does in detail is theirs. It knows no socket and no configuration file.
+
+A read, in order: 1. memory, 2. disk, 3. the cdn where one is configured, 4. the origin; what came from
+below populates the tiers above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import cast
+
+from tiered_store.aio.limits import ByteBudget
+from tiered_store.aio.offload import Offload
+from tiered_store.aio.tasks import TaskSet
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, OriginUnavailable, QuotaExceeded
+from tiered_store.key import ARTIFACT_DIRECTORY, Key, key_of_name
+from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
+from tiered_store.origins.base import CHUNK_BYTES, Listing, Origin, PutHeaders
+from tiered_store.stats import StoreStats, TierStats
+from tiered_store.store.cache import Cache, DiskPlace, MemoryPlace
+from tiered_store.store.fill import Fill
+from tiered_store.store.fills import Fills
+from tiered_store.store.freshness import Freshness
+from tiered_store.store.limits import StoreLimits
+from tiered_store.store.listing import list_keys
+from tiered_store.store.memfd import MemoryRoom
+from tiered_store.store.negative import NegativeCache
+from tiered_store.store.policy import Policies
+from tiered_store.store.promotion import Lookups, Promotions
+from tiered_store.store.reading import Reading, SharedReading, ThroughReading
+from tiered_store.store.spool import Spool, Staged
+from tiered_store.store.staging import Staging
+from tiered_store.store.upstream import Upstream
+from tiered_store.store.writes import Writes
+
+__all__ = ["Store"]
+
+_log = logging.getLogger("tiered_store.store")
+
+#: Threads for hashing and for spool files; tiers and origins have their own.
+_THREADS = 4
+#: Questions to the origin that one ``exists`` has under way at once.
+_EXISTS_AT_ONCE = 32
+#: What a reader that streams past a full machine holds: one chunk read, one being sent.
+_THROUGH_BYTES = 2 * CHUNK_BYTES
+#: A stale copy may stand in for an origin that fails like this.
+_NO_ANSWER = (OriginUnavailable, DeadlineExceeded)
+
+
+class Store:
+    """Objects through their tiers. All methods belong to one event loop.
+
+    Args:
+        memory: the first tier.
+        disk: the second tier, which also lends room for incomplete objects; or None.
+        origin: the place that must not forget.
+        policies: freshness by key prefix.
+        limits: see there.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: MemoryPlace,
+        disk: DiskPlace | None,
+        origin: Origin,
+        policies: Policies,
+        limits: StoreLimits,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._counters = StoreStats()
+        self._offload = Offload(_THREADS, "store")
+        self._budget = ByteBudget(max(limits.fill_buffer_bytes, INLINE_MAX_BYTES))
+        self._closers = TaskSet("closing a read", log_faults=True)
+        self._negative = NegativeCache(clock)
+        self._upstream = Upstream(origin, self._counters.origin)
+        self._staging = Staging(
+            disk,
+            MemoryRoom(limits.spool_memory_bytes),
+            budget=self._budget,
+            offload=self._offload,
+            max_object_bytes=limits.max_object_bytes,
+        )
+        self._freshness = Freshness(
+            policies,
+            clock=clock,
+            wall=wall,
+            suspect_before=(lambda: float("-inf")) if disk is None else (lambda: disk.suspect_before),
+        )
+        self._cache = Cache(memory, disk, self._counters)
+        self._promotions = Promotions(
+            self._cache, self._freshness, self._staging, max_running=limits.max_background_tasks
+        )
+        self._lookups = Lookups(self._cache, self._promotions)
+        common = (self._upstream, self._staging, self._cache, self._freshness, self._negative, self._counters)
+        self._fills = Fills(*common, budget=self._budget, max_revalidations=limits.max_background_tasks)
+        self._writes = Writes(
+            *common,
+            flights=(self._fills.flights, self._lookups.flights, self._promotions.flights),
+            max_metadata_bytes=limits.max_metadata_bytes,
+        )
+        self._closing = False
+        # The hot path's own references. A text that is no key is in no tier, so that `peek` need not check.
+        self._memory_peek = cast("Callable[[str], Entry | None]", memory.peek)
+        self._memory_peek_many = memory.peek_many
+        self._memory_stats = memory.stats
+
+    async def start(self) -> None:
+        """Ready to answer; the tiers and the origin were started by whoever made them."""
+
+    async def close(self) -> None:
+        """Refuse new work, let running writes end, stop everything else, close tiers and origin."""
+        self._closing = True
+        await self._writes.close(self._limits.drain_s)
+        await self._fills.close()
+        await self._lookups.close()
+        await self._promotions.close()
+        await self._closers.wait(self._limits.drain_s)
+        try:
+            await self._cache.close()
+        finally:
+            await self._upstream.close()
+            await self._offload.close()
+
+    # ------------------------------------------------------------------ reads
+
+    def peek(self, key: str) -> Entry | None:
+        """A fresh entry that needs no I/O, or None, which means "ask `get`". Never raises.
+
+        Args:
+            key: may be unchecked text; what is no key is in no tier.
+        """
+        entry = self._memory_peek(key)
+        if entry is not None:
+            if entry.fresh_until > self._clock():
+                self._memory_stats.hits += 1
+                return entry
+            return None
+        entry = self._cache.peek_disk(Key(key))
+        if entry is None or not self._freshness.judge(entry) or not self._promotions.consider(Key(key), entry):
+            return None
+        self._cache.count_hit(entry)
+        return entry
+
+    def peek_bodies(self, keys: Sequence[str], max_bytes: int) -> list[bytes] | None:
+        """The bodies of all these objects, if memory has each of them fresh, small and in all at most ``max_bytes``.
+
+        Else None, and nothing is counted. What :meth:`peek` does, at a third of its cost per key.
+        """
+        entries = self._memory_peek_many(keys)
+        if None in entries:
+            return None
+        now = self._clock()
+        bodies = [entry.body for entry in entries if entry is not None and entry.fresh_until > now]
+        small = [body for body in bodies if isinstance(body, bytes)]
+        if len(small) != len(entries) or sum(map(len, small)) > max_bytes:
+            return None
+        self._memory_stats.hits += len(small)
+        return small
+
+    async def get(self, key: Key, *, only_if_cached: bool = False, no_promote: bool = False) -> Entry:
+        """The whole object.
+
+        Args:
+            key: which.
+            only_if_cached: do not ask the origin. An expired entry counts only as long as its policy lets
+                readers have it without waiting for the origin (``stale_while_revalidate_s``).
+            no_promote: do not copy it up into memory.
+
+        Raises:
+            NotFound: there is none (or none cached). OriginUnavailable, DeadlineExceeded: nobody knows.
+            IntegrityError: the origin's bytes are not the artifact. QuotaExceeded: no room to collect it.
+        """
+        found = await self._find(key, only_if_cached=only_if_cached, no_promote=no_promote)
+        if isinstance(found, Entry):
+            return found
+        try:
+            return await found.entry()
+        except _NO_ANSWER:
+            stale = self._stale(found)
+            if stale is None:
+                raise
+            return stale
+        finally:
+            self._fills.leave(found)
+
+    async def read(self, key: Key, *, only_if_cached: bool = False, no_promote: bool = False) -> Reading:
+        """As :meth:`get`, but returns as soon as the object's information is there; to be closed."""
+        found = await self._find(key, only_if_cached=only_if_cached, no_promote=no_promote)
+        if isinstance(found, Entry):
+            return self._reading(found, found.info)
+        reading: Reading | None = None
+        try:
+            info = await found.opened()
+            reading = self._reading(found, info)
+        except _NO_ANSWER:
+            stale = self._stale(found)
+            if stale is None:
+                raise
+            return self._reading(stale, stale.info)
+        except QuotaExceeded:
+            return await self._read_through(found.key)
+        finally:
+            if reading is None:
+                self._fills.leave(found)
+        return reading
+
+    async def stat(self, key: Key) -> ObjectInfo:
+        """What is known of an object; a fresh entry in a tier answers, else the origin. Raises as :meth:`get`."""
+        key = _canonical(key)
+        entry = await self._look(key, in_memory=False)
+        if entry is not None and self._freshness.judge(entry):
+            return entry.info
+        self._raise_remembered_miss(key, entry)
+        before = self._writes.completed
+        try:
+            info = await self._upstream.stat(key)
+        except NotFound:
+            # A write that completed meanwhile, of whatever key, makes this answer too old to be remembered.
+            if before == self._writes.completed:
+                self._cache.forget(key)
+                self._negative.remember(key, self._freshness.policies.of(key).negative_ttl_s)
+            raise
+        except _NO_ANSWER:
+            if entry is None or not self._freshness.serves_on_error(entry):
+                raise
+            self._counters.stale_served += 1
+            return entry.info
+        if entry is not None and entry.info.etag == info.etag:
+            self._freshness.revalidated(entry)
+        return info
+
+    async def exists(self, keys: Sequence[Key]) -> list[bool]:
+        """Which of the keys exist, in their order. Raises OriginUnavailable, PermissionDenied."""
+        answers = [self.peek(key) is not None for key in keys]
+        open_questions = iter([index for index, known in enumerate(answers) if not known])
+
+        async def ask(questions: Iterator[int]) -> None:
+            for index in questions:
+                try:
+                    await self.stat(keys[index])
+                except NotFound:
+                    continue
+                answers[index] = True
+
+        workers = min(_EXISTS_AT_ONCE, answers.count(False))
+        results = await asyncio.gather(*(ask(open_questions) for _ in range(workers)), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
+        return answers
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Listing:
+        """A page of the origin's objects in byte order of the key, artifacts as ``sha256:`` keys.
+
+        Raises:
+            OriginUnavailable, PermissionDenied.
+        """
+        self._check_open()
+        return await list_keys(self._upstream, prefix, after=after, limit=limit)
+
+    # ----------------------------------------------------------------- writes
+
+    def spool(self, size: int | None, *, hashed: bool) -> Spool:
+        """Room for one upload of ``size`` bytes (None: not known). Raises TooLarge."""
+        self._check_open()
+        return self._staging.spool(size, hashed=hashed)
+
+    def check_size(self, size: int) -> None:
+        """Refuse an upload over the bound before its bytes are taken. Raises TooLarge."""
+        self._staging.check_size(size)
+
+    async def adopt(self, descriptor: Descriptor, size: int, *, hashed: bool) -> Staged:
+        """A fully sealed memfd as an upload, without a copy. Raises TooLarge, ProtocolError."""
+        self._check_open()
+        return await self._staging.adopt(descriptor, size, hashed=hashed)
+
+    async def stage_file(self, descriptor: Descriptor, size: int, *, hashed: bool) -> Staged:
+        """Any other file as an upload, copied. Raises TooLarge, ProtocolError, QuotaExceeded."""
+        self._check_open()
+        return await self._staging.stage_file(descriptor, size, hashed=hashed)
+
+    async def put(self, key: Key | None, staged: Staged, headers: PutHeaders) -> ObjectInfo:
+        """Store an upload; returns when the origin has it durably. See ``Writes.put``."""
+        self._check_open()
+        return await self._writes.put(key, staged, headers)
+
+    async def delete(self, key: Key) -> bool:
+        """Remove an object; tells whether it existed. See ``Writes.delete``."""
+        self._check_open()
+        return await self._writes.delete(key)
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Remove every object below a prefix; gives how many. See ``Writes.delete_prefix``."""
+        self._check_open()
+        return await self._writes.delete_prefix(prefix)
+
+    async def copy(self, source: Key, target: Key) -> ObjectInfo:
+        """Copy inside the origin. See ``Writes.copy``."""
+        self._check_open()
+        return await self._writes.copy(source, target)
+
+    def found_corrupt(self, key: Key) -> None:
+        """The disk tier found an object with wrong bytes and dropped it; its reader goes on to the origin."""
+        self._counters.corrupt += 1
+        _log.warning("a damaged object was dropped", extra={"key": key})
+
+    def stats(self) -> dict[str, object]:
+        """Counters: a section each for memory, disk, cdn and origin, then the store's own."""
+        memory, disk = self._cache.stats()
+        return {
+            "memory": asdict(memory),
+            "disk": asdict(disk),
+            "cdn": asdict(TierStats()),
+            **self._counters.counters(),
+        }
+
+    # ---------------------------------------------------------- the read path
+
+    async def _find(self, key: Key, *, only_if_cached: bool, no_promote: bool) -> Entry | Fill:
+        """The read path: an entry to be given out, or a fill that this reader has joined."""
+        key = _canonical(key)
+        entry = await self._look(key, in_memory=not no_promote)  # 1. memory, 2. disk
+        if entry is not None:
+            if self._freshness.judge(entry):
+                self._cache.count_hit(entry)
+                return entry
+            if self._freshness.serves_while_revalidating(entry):
+                self._cache.count_hit(entry)
+                self._counters.stale_served += 1
+                if not only_if_cached:
+                    self._fills.revalidate(key, entry)
+                return entry
+        if only_if_cached:
+            raise NotFound("no tier has this object, and the origin was not to be asked", key=key)
+        self._raise_remembered_miss(key, entry)
+        self._cache.count_miss()
+        # 3. the cdn has its place here, before the origin, for the keys whose policy allows it.
+        return self._fills.join(key, stale=entry, in_memory=not no_promote)  # 4. the origin; populates 1 and 2
+
+    async def _look(self, key: Key, *, in_memory: bool) -> Entry | None:
+        """What memory or disk hold, fresh or not."""
+        self._check_open()
+        entry = self._cache.peek(key)
+        if entry is not None:
+            if entry.tier != "memory" and in_memory and not self._promotions.consider(key, entry):
+                return None
+            return entry
+        if not self._cache.has_disk or self._fills.flights.get(key) is not None:
+            return None  # whoever started that fill has looked into the disk tier
+        entry = await self._lookups.find(key, in_memory=in_memory)
+        # While we waited, a fill or a put may have come and gone; what it left is at least as new.
+        newer = self._cache.peek(key)
+        if newer is not None and (entry is None or newer.info.etag != entry.info.etag):
+            return newer
+        return entry
+
+    def _stale(self, fill: Fill) -> Entry | None:
+        """The stale copy in place of an answer of the origin, where there is one and the policy allows it."""
+        if fill.stale is None or not self._freshness.serves_on_error(fill.stale):
+            return None
+        self._counters.stale_served += 1
+        return fill.stale
+
+    async def _read_through(self, key: Key) -> Reading:
+        """No room to collect the object: this reader gets a read of the origin of its own."""
+        taken = await self._budget.take(_THROUGH_BYTES)
+        try:
+            read = await self._upstream.open(key)
+            assert read is not None  # only a conditional read answers None
+        except BaseException:
+            self._budget.give(taken)
+            raise
+
+        def leave() -> None:
+            self._budget.give(taken)
+            self._closers.start(read.close())
+
+        return ThroughReading(read, offload=self._offload, leave=leave)
+
+    def _reading(self, source: Entry | Fill, info: ObjectInfo) -> Reading:
+        return SharedReading(source, info, offload=self._offload, leave=self._fills.leave, forget=self._cache.forget)
+
+    def _raise_remembered_miss(self, key: Key, entry: Entry | None) -> None:
+        if entry is None and self._negative.holds(key):
+            self._counters.negative_hits += 1
+            raise NotFound("no such object", key=key)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise DaemonUnavailable("the daemon is stopping")
+
+
+def _canonical(key: Key) -> Key:
+    """The one key of an object: an artifact asked for by its path at the origin is still that artifact."""
+    return (key_of_name(key) or key) if key.startswith(ARTIFACT_DIRECTORY) else key

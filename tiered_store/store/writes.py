@@ -1,0 +1,247 @@
+"""Writes: put, delete, copy. The origin decides; the tiers follow it.
+
+Order of every write: take the key's lock, ask the origin, let the write overtake the key's flights, bring
+the tiers in line, acknowledge. From the moment the origin is asked, this runs in a task of the store's:
+a client that goes away must not leave origin and tiers with different objects.
+
+Invariant: once a write is acknowledged, the tiers hold what the origin holds, or nothing; where the
+origin's answer did not come, they hold nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from tiered_store.aio.limits import KeyedLocks
+from tiered_store.aio.tasks import TaskSet, WorkCancelled
+from tiered_store.errors import (
+    DaemonUnavailable,
+    IntegrityError,
+    InvalidKey,
+    KeyConflict,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    TooLarge,
+)
+from tiered_store.key import ARTIFACT_DIRECTORY, Key, artifact_key, digest_of, is_artifact
+from tiered_store.objects import Body, Entry, ObjectInfo, body_size
+from tiered_store.origins.base import PutHeaders
+from tiered_store.stats import StoreStats
+from tiered_store.store.cache import Cache
+from tiered_store.store.flights import Flights
+from tiered_store.store.freshness import Freshness
+from tiered_store.store.listing import list_keys
+from tiered_store.store.negative import NegativeCache
+from tiered_store.store.spool import Staged
+from tiered_store.store.staging import Staging
+from tiered_store.store.upstream import Upstream
+
+__all__ = ["Writes"]
+
+T = TypeVar("T")
+
+#: How many objects ``delete_prefix`` lists and deletes at once: S3's bound for one request.
+_PAGE_KEYS = 1000
+#: The origin said no before it changed anything: what the tiers hold is still right.
+_REFUSALS = (InvalidKey, KeyConflict, NotFound, PermissionDenied, QuotaExceeded, TooLarge)
+
+
+class Writes:
+    """Everything that changes the origin.
+
+    Args:
+        upstream: the origin.
+        staging: computes digests that are missing.
+        cache: the tiers.
+        freshness: dates what was written.
+        negative: remembered misses, which a write ends.
+        stats: uploads and uploads_skipped move here.
+        flights: what a write overtakes.
+        max_metadata_bytes: bound of content type and user metadata.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        staging: Staging,
+        cache: Cache,
+        freshness: Freshness,
+        negative: NegativeCache,
+        stats: StoreStats,
+        *,
+        flights: Sequence[Flights[Any]],
+        max_metadata_bytes: int,
+    ) -> None:
+        self._upstream = upstream
+        self._staging = staging
+        self._cache = cache
+        self._freshness = freshness
+        self._negative = negative
+        self._flights = flights
+        self._stats = stats
+        self._max_metadata_bytes = max_metadata_bytes
+        self._locks = KeyedLocks()
+        self._tasks = TaskSet("a write")
+        self.completed = 0  # lets a reader know whether anything was written while it asked the origin
+
+    async def put(self, key: Key | None, staged: Staged, headers: PutHeaders) -> ObjectInfo:
+        """Store an upload; without a key, as the artifact that it is.
+
+        Raises:
+            InvalidKey: a path below the artifacts' directory. TooLarge: too much metadata.
+            IntegrityError: not the bytes that the artifact key says. Others from ``Origin.put``.
+        """
+        _check_metadata(headers, self._max_metadata_bytes, key)
+        if key is None or is_artifact(key):
+            key = await self._verified(key, staged)
+        _refuse_artifact_path(key)
+        await self._locks.acquire(key)
+        return await self._to_the_end(self._put(key, staged.body, staged.crc, headers), [key])
+
+    async def delete(self, key: Key) -> bool:
+        """Remove an object; tells whether it existed. Raises InvalidKey, and as ``Origin.delete``."""
+        _refuse_artifact_path(key)
+        await self._locks.acquire(key)
+        return await self._to_the_end(self._delete([key]), [key]) > 0
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Remove every object whose key starts with ``prefix``, page by page; gives how many there were.
+
+        Raises:
+            As ``Origin.list`` and ``Origin.delete``; the pages before are deleted then.
+        """
+        _refuse_artifact_path(prefix)
+        deleted, after, more = 0, "", True
+        while more:
+            page = await list_keys(self._upstream, prefix, after=after, limit=_PAGE_KEYS)
+            if not page.items:
+                break
+            keys = [Key(info.key) for info in page.items]
+            after, more = keys[-1], page.more
+            held = await self._locks.acquire_all(keys)
+            deleted += await self._to_the_end(self._delete(keys), held)
+        return deleted
+
+    async def copy(self, source: Key, target: Key) -> ObjectInfo:
+        """Copy inside the origin.
+
+        Raises:
+            InvalidKey: the target is an artifact or a path below the artifacts' directory: only a put
+                verifies. NotFound: no source. Others as ``Origin.copy``.
+        """
+        _refuse_artifact_path(target)
+        if is_artifact(target):
+            raise InvalidKey("an artifact is made by putting its bytes, which are verified, not by a copy", key=target)
+        await self._locks.acquire(target)
+        return await self._to_the_end(self._copy(source, target), [target])
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait for running writes; cancel those that take longer."""
+        await self._tasks.wait(timeout_s)
+        await self._tasks.cancel()
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T], held: Sequence[str]) -> T:
+        """Run a write whose locks are held; it ends, and lets go of them, also when the caller does not wait."""
+        try:
+            return await self._tasks.to_the_end(work, then=lambda: self._locks.release_all(held))
+        except WorkCancelled:
+            raise DaemonUnavailable("the daemon stopped before the origin had answered") from None
+
+    async def _put(self, key: Key, body: Body, crc: int | None, headers: PutHeaders) -> ObjectInfo:
+        info = await self._existing_artifact(key, body_size(body)) if is_artifact(key) else None
+        if info is None:
+            try:
+                info = await self._upstream.put(key, body, headers)
+            except BaseException as error:
+                self._failed([key], error)
+                raise
+            self._stats.uploads += 1
+        else:
+            self._stats.uploads_skipped += 1
+            held = self._cache.peek(key)
+            if held is not None and held.info == info:
+                return info  # nothing has changed anywhere: spare the disk tier a second copy
+        self._overtake(key)
+        entry = Entry(info, body, validated_at=0.0, crc=crc)
+        self._freshness.stamp(entry)
+        self._cache.install(key, entry)
+        return info
+
+    async def _existing_artifact(self, key: Key, size: int) -> ObjectInfo | None:
+        """What the origin knows of an artifact that it has: its bytes are those at hand, so they need no upload.
+
+        The tiers are not asked, although it would be quicker: what they hold may be gone from the origin
+        (deleted there by somebody else), and then an upload that was skipped is a put that is lost.
+        """
+        try:
+            info = await self._upstream.stat(key)
+        except NotFound:
+            return None
+        return info if info.size == size else None
+
+    async def _delete(self, keys: Sequence[Key]) -> int:
+        try:
+            count = await self._upstream.delete(keys)
+        except BaseException as error:
+            self._failed(keys, error)
+            raise
+        for key in keys:
+            self._overtake(key)
+            self._cache.forget(key)
+        return count
+
+    async def _copy(self, source: Key, target: Key) -> ObjectInfo:
+        try:
+            info = await self._upstream.copy(source, target)
+        except BaseException as error:
+            self._failed([target], error)
+            raise
+        self._overtake(target)
+        # The bytes stay where they are until somebody reads them.
+        self._cache.forget(target)
+        return info
+
+    def _overtake(self, key: Key) -> None:
+        """A write has completed at the origin: what is in the air for this key is of yesterday."""
+        self.completed += 1
+        self._negative.forget(key)
+        for flights in self._flights:
+            flights.overtake(key)
+
+    def _failed(self, keys: Sequence[Key], error: BaseException) -> None:
+        """A write failed. Unless the origin refused all of it, nobody knows what the origin holds now."""
+        if len(keys) == 1 and isinstance(error, _REFUSALS):
+            return
+        for key in keys:
+            self._overtake(key)
+            self._cache.forget(key)
+
+    async def _verified(self, key: Key | None, staged: Staged) -> Key:
+        """The artifact key of an upload; raises IntegrityError if another one was promised."""
+        if staged.digest is None:
+            staged.digest = await self._staging.digest(staged.body)
+        if key is not None and digest_of(key) != staged.digest:
+            raise IntegrityError(
+                "the bytes do not have the digest of their key",
+                key=key,
+                expected=digest_of(key),
+                actual=staged.digest,
+                source="client",
+            )
+        return artifact_key(staged.digest)
+
+
+def _refuse_artifact_path(text: str) -> None:
+    if text.startswith(ARTIFACT_DIRECTORY):
+        raise InvalidKey(f"what is below {ARTIFACT_DIRECTORY} is written by its 'sha256:' key", key=text)
+
+
+def _check_metadata(headers: PutHeaders, max_bytes: int, key: str | None) -> None:
+    if not headers.metadata and headers.content_type is None:
+        return
+    size = len((headers.content_type or "").encode())
+    size += sum(len(name.encode()) + len(value.encode()) for name, value in headers.metadata.items())
+    if size > max_bytes:
+        raise TooLarge(f"content type and metadata must have at most {max_bytes} bytes, these have {size}", key=key)

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,12 @@ class TestRestart:
             store.put("x", b"old")
 
             def write() -> None:
-                with open(tmp_path / "pipe", "wb", buffering=0) as pipe:
+                with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
                     pipe.write(bytes(2 * MIB))
                     daemon.kill9()
                     daemon_factory(directory=daemon.data_dir.parent)
-                    try:
+                    with suppress(BrokenPipeError):  # nobody reads any more
                         pipe.write(bytes(6 * MIB))
-                    except BrokenPipeError:
-                        pass  # nobody reads any more
 
             writer = threading.Thread(target=write)
             writer.start()
@@ -140,7 +139,7 @@ def test_sixteen_threads_share_a_client(daemon: RunningDaemon) -> None:
                     store.get(f"{number}/none")
                 with pytest.raises(InvalidKey):
                     store.stat(f"{number}//")
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             failures.append(error)
 
     with daemon.client() as store:

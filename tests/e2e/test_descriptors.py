@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ def mixed_work(store: Any, rounds: int) -> None:
             lambda: store.put("a//b", large),
             lambda: store.put("x", bytes(LIMIT + 1)),
             lambda: store.put(f"sha256:{'0' * 64}", large),
-            lambda: store.put(f"small/{turn % 7}/below", large),
+            lambda below=f"small/{key}/below": store.put(below, large),
         ):
             with suppress(StoreError):
                 refused()
@@ -121,7 +122,7 @@ def test_counts_stay_level_over_ten_thousand_operations(daemon: RunningDaemon, k
 def test_connections_dropped_at_any_moment(daemon: RunningDaemon) -> None:
     """In the middle of an upload, of a stream, of a frame; with descriptors on their way."""
     large = daemon.data_dir / "origin" / "cold"
-    with daemon.client() as store, open(__file__, "rb") as any_file:
+    with daemon.client() as store, Path(__file__).open("rb") as any_file:
         store.put("warm", bytes(LARGE))
         store.get("warm")
         before = kinds(daemon.process.pid)
@@ -218,7 +219,7 @@ def test_children_inherit_none(daemon: RunningDaemon) -> None:
 
 def inheritable() -> set[str]:
     """The descriptors of this process that a child would get."""
-    return {name for name in os.listdir("/proc/self/fd") if _is_inheritable(int(name))}
+    return {path.name for path in Path("/proc/self/fd").iterdir() if _is_inheritable(int(path.name))}
 
 
 def _is_inheritable(fd: int) -> bool:

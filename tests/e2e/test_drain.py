@@ -91,7 +91,7 @@ def test_many_requests_under_way_end_one_way_or_the_other(daemon_factory: Callab
                 acknowledged[f"{number}/{turn}"] = data
         except DaemonUnavailable:
             pass
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             failures.append(error)
 
     with daemon.client(reconnect_s=0.0) as store:
@@ -144,7 +144,7 @@ def test_a_reader_that_never_reads_is_cut_off(daemon_factory: Callable[..., Runn
 def test_a_cold_fill_that_cannot_end_does_not_hold_the_daemon(daemon_factory: Callable[..., RunningDaemon]) -> None:
     """Readers of a big cold object: answered or told, and the process ends within the limit."""
     daemon = daemon_factory({"server": {"drain_timeout_s": 1}})
-    with open(daemon.data_dir / "origin" / "x", "wb") as file:
+    with (daemon.data_dir / "origin" / "x").open("wb") as file:
         file.truncate(2 * 1024 * MIB)
     outcomes: list[object] = []
 
@@ -167,7 +167,9 @@ def test_a_cold_fill_that_cannot_end_does_not_hold_the_daemon(daemon_factory: Ca
     assert len(outcomes) == 4
     assert set(outcomes) <= {2 * 1024 * MIB, DaemonUnavailable}
     assert daemon.events()[-1] == "stopped"
-    assert not [name for name in os.listdir(daemon.data_dir / "cache") if "spool" in name and _holds_files(daemon, name)]
+    assert not [
+        name for name in os.listdir(daemon.data_dir / "cache") if "spool" in name and _holds_files(daemon, name)
+    ]
 
 
 def _holds_files(daemon: RunningDaemon, name: str) -> bool:

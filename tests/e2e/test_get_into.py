@@ -7,9 +7,9 @@ import os
 import pytest
 
 from tests.support.daemon import RunningDaemon
+from tests.support.wire import as_received
 from tiered_store import AsyncClient, DaemonUnavailable, ObjectInfo
 from tiered_store.client.bodies import PieceTarget
-from tiered_store.client.operations import Received
 
 BODIES = {"empty": b"", "inline": b"x" * 1000, "file": os.urandom(3_000_000)}
 
@@ -56,5 +56,5 @@ def test_pieces_that_were_given_are_not_given_again() -> None:
     with pytest.raises(DaemonUnavailable, match="after 3 bytes"):
         target.sink(info)
     with pytest.raises(DaemonUnavailable, match="after 3 bytes"):
-        target.take(Received(info, b"abcdef", None))
+        target.take(as_received(info, b"abcdef", None))
     assert pieces == [b"abc"]

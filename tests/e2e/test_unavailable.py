@@ -232,9 +232,7 @@ def test_a_dead_daemon_is_tried_once_per_rest(kind: str, tmp_path: Path, monkeyp
             now[0] += 20.0  # longer than any rest
 
 
-def test_large_objects_of_a_batch_are_misses_too(
-    kind: str, daemon: RunningDaemon
-) -> None:
+def test_large_objects_of_a_batch_are_misses_too(kind: str, daemon: RunningDaemon) -> None:
     """What a batch has found is kept, also when the daemon goes away before the large ones are fetched."""
     with connect(kind, daemon.socket_path, on_unavailable="miss", reconnect_s=0.05) as store:
         data = some_bytes(INLINE_MAX_BYTES + 1)

@@ -77,7 +77,14 @@ def test_garbage_ends_the_connection_with_a_reason(daemon: RunningDaemon, name: 
         assert peer.is_ended()
 
 
-@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\n\r\n   ", header(4, Opcode.HELLO, head=4) + b"TSP\x01", encode_hello("x", lowest=9, highest=9)])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET / HTTP/1.1\r\n\r\n   ",
+        header(4, Opcode.HELLO, head=4) + b"TSP\x01",
+        encode_hello("x", lowest=9, highest=9),
+    ],
+)
 def test_no_proper_hello(daemon: RunningDaemon, first: bytes) -> None:
     with Peer(daemon.socket_path, hello=False) as peer:
         peer.send(first)
@@ -101,7 +108,10 @@ def test_random_bytes(daemon: RunningDaemon) -> None:
                 payload = chance.randbytes(chance.randrange(200))
                 head = chance.randrange(len(payload) + 1)
                 flags = chance.randrange(256)
-                raw = HEADER.pack(len(payload), opcode, flags, head, chance.randrange(3), chance.getrandbits(32)) + payload
+                raw = (
+                    HEADER.pack(len(payload), opcode, flags, head, chance.randrange(3), chance.getrandbits(32))
+                    + payload
+                )
             else:
                 raw = chance.randbytes(chance.randrange(1, 300))
             try:

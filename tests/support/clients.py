@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tiered_store import AsyncClient, Client
 
-__all__ = ["KINDS", "AsyncAsSync", "AnyClient", "connect", "some_bytes"]
+__all__ = ["KINDS", "AnyClient", "AsyncAsSync", "connect", "some_bytes"]
 
 KINDS = ("sync", "async")
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tiered_store.client.operations import Received
 from tiered_store.errors import IntegrityError, ProtocolError, StoreError
-from tiered_store.objects import ObjectInfo
+from tiered_store.objects import FileBody, ObjectInfo
 from tiered_store.protocol.batches import (
     decode_batch,
     decode_keys,
@@ -460,3 +461,8 @@ class ScriptedDaemon:
         shutil.rmtree(self._directory, ignore_errors=True)
         if self._failures:
             raise self._failures[0]
+
+
+def as_received(info: ObjectInfo, data: bytes, file: FileBody | None = None) -> Received:
+    """What a client's operation gives for an object."""
+    return Received(encode_info(info), info.key, data, file)

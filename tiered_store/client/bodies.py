@@ -124,8 +124,12 @@ def _reporting(read: Callable[[int], bytes], total: int | None, progress: Progre
 def _checked_file(file: FileBody) -> FileBody:
     """Refuse a file that is shorter than announced: touching a map behind its end kills the process."""
     if os.fstat(file.descriptor.fd).st_size < file.offset + file.size:
-        raise ProtocolError(f"the daemon passed a file shorter than the {file.size} bytes it announced")
+        raise _too_short(file)
     return file
+
+
+def _too_short(file: FileBody) -> ProtocolError:
+    return ProtocolError(f"the daemon passed a file shorter than the {file.size} bytes it announced")
 
 
 def bytes_of(received: Received) -> bytes:
@@ -140,22 +144,27 @@ class View:
 
     The map lives as long as any memoryview of it: leaving the ``with`` block lets go of it only when no
     slice is left in use.
-
-    Attributes:
-        info: what is known of the object.
     """
 
     def __init__(self, received: Received) -> None:
-        self.info: ObjectInfo = received.info
+        self._received = received.described()
         self._map: mmap.mmap | None = None
-        if received.file is None or received.file.size == 0:
+        file = received.file
+        if file is None or file.size == 0:
             self._view = memoryview(received.data)
             return
-        file = _checked_file(received.file)
         start = file.offset - file.offset % mmap.ALLOCATIONGRANULARITY
         length = file.offset + file.size - start
-        self._map = mmap.mmap(file.descriptor.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        try:
+            self._map = mmap.mmap(file.descriptor.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        except (ValueError, OverflowError):  # it compares with the file's size, behind which touching a map would kill the process
+            raise _too_short(file) from None
         self._view = memoryview(self._map)[file.offset - start :]
+
+    @property
+    def info(self) -> ObjectInfo:
+        """What is known of the object."""
+        return self._received.info
 
     def __enter__(self) -> memoryview:
         return self._view

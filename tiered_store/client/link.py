@@ -20,9 +20,9 @@ from tiered_store.client import operations
 from tiered_store.client.operations import Blocking, Conversation, Incoming, Received, receive_object
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, ProtocolError, StoreError
 from tiered_store.key import MAX_KEY_BYTES
-from tiered_store.objects import Descriptor
+from tiered_store.objects import Descriptor, FileBody
 from tiered_store.protocol.frames import HEADER, HEADER_BYTES, Frame, FrameReader, Opcode
-from tiered_store.protocol.messages import Welcome, decode_welcome, encode_hello
+from tiered_store.protocol.messages import Welcome, decode_span, decode_welcome, encode_hello
 from tiered_store.protocol.status import decode_error
 
 __all__ = ["Link", "breaks_link", "connect_error"]
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _GET: Final = int(Opcode.GET)
 _OBJECT: Final = int(Opcode.OBJECT)
+_OBJECT_DESCRIPTOR: Final = int(Opcode.OBJECT_DESCRIPTOR)
 _unpack: Final = HEADER.unpack_from
 _pack: Final = HEADER.pack
 #: A reply with an inline object fits one read.
@@ -168,8 +169,8 @@ class Link:
                 raise
             raise DaemonUnavailable("too many descriptors of this user are on their way already") from None
 
-    def fetch(self, key: str, flags: int, deadline_ms: int) -> bytes | Received:
-        """Read an object; its bytes alone where they come in one frame, which is the hot path.
+    def fetch(self, key: str, flags: int, deadline_ms: int, *, bare: bool = True) -> bytes | Received:
+        """Read an object; when ``bare``, its bytes alone where they come in one frame, which is the hot path.
 
         It does what :meth:`begin`, :meth:`send`, :meth:`receive` and the codec do, spelled out in one
         place: that halves the client's share of a small read (docs/performance.md).
@@ -189,11 +190,19 @@ class Link:
                 message = f"a key must have at most {MAX_KEY_BYTES} bytes, this one has {len(raw)}"
                 raise InvalidKey(message, key=key[:80]) from None
             raise
-        if len(data) >= HEADER_BYTES and not ancillary:
+        if len(data) >= HEADER_BYTES:
             length, opcode, _, head_length, answered, _ = _unpack(data)
-            if opcode == _OBJECT and answered == request_id and len(data) == HEADER_BYTES + length:
-                self.is_clean = True
-                return data[HEADER_BYTES + head_length :]
+            if answered == request_id and len(data) == HEADER_BYTES + length:
+                body_at = HEADER_BYTES + head_length
+                if opcode == _OBJECT and not ancillary:
+                    self.is_clean = True
+                    return data[body_at:] if bare else Received(data[HEADER_BYTES:body_at], key, data[body_at:])
+                if opcode == _OBJECT_DESCRIPTOR and len(ancillary) == 1:
+                    offset, size = decode_span(data[body_at:])
+                    [descriptor] = own_descriptors(ancillary)
+                    self.is_clean = True
+                    file = FileBody(descriptor, offset, size, is_memory=False)
+                    return Received(data[HEADER_BYTES:body_at], key, b"", file)
         self._sort(data, ancillary)
         return self.run(receive_object(request_id, key, self.receive()))
 

@@ -83,12 +83,35 @@ class Blocking:
         self.data = self._read(self._size)
 
 
-class Received(NamedTuple):
-    """An object as it came: its bytes, or the file that has them, or nothing where a sink took them."""
+class Received:
+    """An object as it came: its bytes, or the file that has them, or nothing where a sink took them.
 
-    info: ObjectInfo
-    data: bytes
-    file: FileBody | None
+    Args:
+        head: its information as it came, decoded when somebody asks for it: reads mostly do not.
+        key: what was asked for.
+        data: the bytes.
+        file: the file, or None.
+    """
+
+    __slots__ = ("_head", "_info", "_key", "data", "file")
+
+    def __init__(self, head: bytes, key: str, data: bytes, file: FileBody | None = None) -> None:
+        self._head = head
+        self._key = key
+        self._info: ObjectInfo | None = None
+        self.data = data
+        self.file = file
+
+    @property
+    def info(self) -> ObjectInfo:
+        """What is known of the object."""
+        if self._info is None:
+            self._info = decode_info(self._head, self._key)[0]
+        return self._info
+
+    def described(self) -> Received:
+        """The information without the bytes."""
+        return Received(self._head, self._key, b"")
 
 
 class Upload(NamedTuple):
@@ -180,22 +203,23 @@ def receive_object(
     """Go on from the first frame of a reply to GET."""
     frame, descriptor = first
     _checked(frame, Opcode.OBJECT, Opcode.OBJECT_DESCRIPTOR, Opcode.OBJECT_STREAM)
-    info, _tier = decode_info(frame.head, key)
     if frame.opcode == Opcode.OBJECT:
-        return Received(info, frame.body, None)
+        return Received(frame.head, key, frame.body)
     if frame.opcode == Opcode.OBJECT_DESCRIPTOR:
         if descriptor is None:
             raise ProtocolError("a reply by descriptor came without its descriptor")
         offset, length = decode_span(frame.body)
-        return Received(info, b"", FileBody(descriptor, offset, length, is_memory=False))
+        return Received(frame.head, key, b"", FileBody(descriptor, offset, length, is_memory=False))
+    head, info = frame.head, decode_info(frame.head, key)[0]
     collected = bytearray()
+    info = decode_info(head, key)[0]
     write: Sink = collected.extend if sink is None else sink(info)
     granted = STREAM_WINDOW_BYTES
     while True:
         frame, _ = yield RECEIVE
         _checked(frame, Opcode.DATA, Opcode.END)
         if frame.opcode == Opcode.END:
-            return Received(info, bytes(collected), None)
+            return Received(head, key, bytes(collected))
         write(frame.payload)
         grant = min(len(frame.payload), info.size - granted)
         if grant > 0:

@@ -155,7 +155,10 @@ class Client:
 
         The memoryview is read-only; slices of it may outlive the block.
         """
-        return View(self._get(key, self._flags(only_if_cached, no_promote)))
+        flags = self._flags(only_if_cached, no_promote)
+        answer = self._use(Link.fetch, key, flags, self._deadline_ms, bare=False)
+        assert isinstance(answer, Received)
+        return View(answer)
 
     def _flags(self, only_if_cached: bool, no_promote: bool) -> int:
         flags: int = Flag.ACCEPT_DESCRIPTOR

@@ -199,9 +199,9 @@ def encode_span(offset: int, length: int) -> bytes:
 
 def decode_span(data: bytes) -> tuple[int, int]:
     """Offset and length."""
-    cursor = Cursor(data)
-    offset, length = cursor.unpack(_SPAN)
-    cursor.end()
+    if len(data) != _SPAN.size:
+        raise ProtocolError(f"an offset and a length take {_SPAN.size} bytes, not {len(data)}")
+    offset, length = _SPAN.unpack(data)
     return offset, length
 
 

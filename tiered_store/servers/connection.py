@@ -385,7 +385,10 @@ class Connection:
             if frame.request_id in self._tasks:  # the task that sends this reply is about to end
                 self._loop.call_soon(stream_instead)
                 return
-            self._begin(frame._replace(flags=frame.flags & ~Flag.ACCEPT_DESCRIPTOR, extra=0), self._handlers[_GET])
+            try:
+                self._begin(frame._replace(flags=frame.flags & ~Flag.ACCEPT_DESCRIPTOR, extra=0), self._handlers[_GET])
+            except ProtocolError as error:  # the id has been used again by now
+                self.fail(error)
 
         self.channel.send(reply, body.descriptor, stream_instead)
 

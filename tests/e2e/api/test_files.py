@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ def key_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 class Stopped(Exception):
     """What a caller's own function raises."""
 
@@ -37,11 +42,13 @@ def test_a_file_is_put_and_got(store: Any, prefix: str, tmp_path: Path, size: in
     assert (info.size, info.content_type, info.metadata) == (size, "a/b", {"c": "d"})
     assert store.get_file(f"{prefix}x", tmp_path / "out") == info
     assert (tmp_path / "out").read_bytes() == data
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    assert names(tmp_path) == ["in", "out"]
 
 
 @SIZES
-def test_a_cold_object_is_got_into_a_file(store: Any, daemon: RunningDaemon, prefix: str, tmp_path: Path, size: int) -> None:
+def test_a_cold_object_is_got_into_a_file(
+    store: Any, daemon: RunningDaemon, prefix: str, tmp_path: Path, size: int
+) -> None:
     data = some_bytes(size)
     (daemon.data_dir / "origin" / prefix).mkdir()
     (daemon.data_dir / "origin" / prefix / "x").write_bytes(data)
@@ -88,12 +95,12 @@ def test_a_pipe_object_is_read_to_its_end(store: Any, prefix: str) -> None:
     reading, writing = os.pipe()
 
     def write() -> None:
-        with open(writing, "wb") as sink:
+        with os.fdopen(writing, "wb") as sink:
             sink.write(data)
 
     writer = threading.Thread(target=write)
     writer.start()
-    with open(reading, "rb", buffering=0) as source:
+    with os.fdopen(reading, "rb", buffering=0) as source:
         assert store.put_file(f"{prefix}x", source).size == len(data)
     writer.join()
     assert store.get(f"{prefix}x") == data
@@ -160,13 +167,13 @@ class TestGetFile:
         with pytest.raises(NotFound):
             store.get_file(f"{prefix}none", tmp_path / "out")
         assert (tmp_path / "out").read_bytes() == b"old"
-        assert os.listdir(tmp_path) == ["out"]
+        assert names(tmp_path) == ["out"]
         assert store.get(f"{prefix}x") == bytes(size)
 
     def test_a_missing_object_makes_no_file(self, store: Any, prefix: str, tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             store.get_file(f"{prefix}none", tmp_path / "out")
-        assert os.listdir(tmp_path) == []
+        assert names(tmp_path) == []
 
     def test_a_directory_in_the_way_is_the_callers_error(self, store: Any, prefix: str, tmp_path: Path) -> None:
         store.put(f"{prefix}x", b"abc")
@@ -175,7 +182,7 @@ class TestGetFile:
             store.get_file(f"{prefix}x", tmp_path / "out")
         with pytest.raises(FileNotFoundError):
             store.get_file(f"{prefix}x", tmp_path / "none" / "out")
-        assert os.listdir(tmp_path) == ["out"]
+        assert names(tmp_path) == ["out"]
 
 
 @SIZES
@@ -226,21 +233,18 @@ class TestArtifacts:
 
     @SIZES
     @pytest.mark.parametrize("way", ["put", "put_file", "put_stream", "put_many"])
-    def test_other_bytes_are_refused_with_both_digests(
-        self, store: Any, tmp_path: Path, size: int, way: str
-    ) -> None:
+    def test_other_bytes_are_refused_with_both_digests(self, store: Any, tmp_path: Path, size: int, way: str) -> None:
         data, other = some_bytes(size, 9), some_bytes(size + 1, 10)
         (tmp_path / "in").write_bytes(data)
         key = key_of(other)
+        puts: dict[str, Callable[[], Any]] = {
+            "put": lambda: store.put(key, data),
+            "put_file": lambda: store.put_file(key, tmp_path / "in"),
+            "put_stream": lambda: store.put_file(key, io.BytesIO(data)),
+            "put_many": lambda: store.put_many({key: data}),
+        }
         with pytest.raises(IntegrityError, match="do not have the digest") as caught:
-            if way == "put":
-                store.put(key, data)
-            elif way == "put_file":
-                store.put_file(key, tmp_path / "in")
-            elif way == "put_stream":
-                store.put_file(key, io.BytesIO(data))
-            else:
-                store.put_many({key: data})
+            puts[way]()
         assert caught.value.key == key
         assert caught.value.expected == key.removeprefix("sha256:")
         assert caught.value.actual == hashlib.sha256(data).hexdigest()

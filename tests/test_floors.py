@@ -1,0 +1,58 @@
+"""What importing a client costs: CI jobs that only read must start in milliseconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.daemon import clean_environment
+
+#: Third-party packages have their home behind the socket; asyncio is for those who ask for it.
+HEAVY = ("aioboto3", "aiohttp", "botocore", "cachetools", "click", "diskcache", "pydantic", "sqlite3", "uvloop")
+BEHIND_THE_SOCKET = ("cli", "config", "daemon", "origins", "servers", "store", "tiers", "wiring")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that are loaded after a statement, in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import tiered_store",
+        "from tiered_store import Client",
+        "from tiered_store import AsyncClient",
+        "from tiered_store import *",
+    ],
+)
+def test_clients_load_nothing_of_the_daemon(statement: str) -> None:
+    loaded = loaded_by(statement)
+    assert "tiered_store" in loaded
+    assert {name.split(".")[0] for name in loaded}.isdisjoint(HEAVY)
+    ours = {name.split(".")[1] for name in loaded if name.startswith("tiered_store.")}
+    assert ours.isdisjoint(BEHIND_THE_SOCKET)
+
+
+@pytest.mark.parametrize(
+    "statement", ["import tiered_store", "from tiered_store import Client", "import tiered_store.errors"]
+)
+def test_who_does_not_use_asyncio_does_not_load_it(statement: str) -> None:
+    assert not {name for name in loaded_by(statement) if name.split(".")[0] in {"asyncio", "ssl", "logging", "pathlib"}}
+
+
+def test_using_the_synchronous_client_loads_no_more() -> None:
+    """Not only the import: a whole failed call without a daemon, too."""
+    statement = (
+        "from tiered_store import Client, DaemonUnavailable\n"
+        "try:\n    Client('/none').get('x')\n"
+        "except DaemonUnavailable:\n    pass\n"
+        "else:\n    raise SystemExit(1)"
+    )
+    assert not {name for name in loaded_by(statement) if name.split(".")[0] in {"asyncio", *HEAVY}}

@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ _log = logging.getLogger("tiered_store.daemon")
 
 #: What closing the store may take beyond the limit that its own writes have.
 _CLOSE_MARGIN_S = 5.0
+_SWITCH_INTERVAL_S = 0.0005
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -358,6 +358,7 @@ class Connection:
         if task is not None:
             task.cancel()
             self._cancelled.add(request_id)
+            self.transfers.pop(request_id, None)  # parts that are still to come are for nobody
 
     # -- outgoing -----------------------------------------------------------------------------------
 

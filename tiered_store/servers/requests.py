@@ -79,16 +79,17 @@ async def _stream(connection: Connection, frame: Frame, key: Key, hints: dict[st
         head = encode_info(reading.info, with_key=False)
         connection.reply(encode_frame(Opcode.OBJECT_STREAM, request_id, head=head))
         async for chunk in reading.chunks(request.offset, request.length):
-            for start in range(0, len(chunk), DATA_MAX_BYTES):
-                piece = chunk[start : start + DATA_MAX_BYTES]
-                await download.take(len(piece))
+            sent = 0
+            while sent < len(chunk):
+                size = await download.take(min(len(chunk) - sent, DATA_MAX_BYTES))
                 await connection.channel.writable()
-                connection.reply(encode_frame(Opcode.DATA, request_id, body=piece))
+                connection.reply(encode_frame(Opcode.DATA, request_id, body=chunk[sent : sent + size]))
+                sent += size
         connection.reply(encode_frame(Opcode.END, request_id))
     finally:
         if reading is not None:
             reading.close()
-        del connection.transfers[request_id]
+        connection.transfers.pop(request_id, None)
 
 
 def _text(raw: bytes) -> str:

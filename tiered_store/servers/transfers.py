@@ -120,13 +120,15 @@ class Download:
         self._credit = min(_MAX_CREDIT, self._credit + frame.extra)
         self._granted.set()
 
-    async def take(self, size: int) -> None:
-        """Wait until ``size`` bytes may be sent (at most the window), and count them as sent."""
-        while self._credit < size:
+    async def take(self, size: int) -> int:
+        """Wait until bytes may be sent; how many, at most ``size``. They count as sent."""
+        while self._credit <= 0:
             self._granted.clear()
             try:
                 async with asyncio.timeout(self._stall_timeout_s):
                     await self._granted.wait()
             except TimeoutError:
                 raise DeadlineExceeded(f"the reader took nothing for {self._stall_timeout_s} s") from None
+        size = min(size, self._credit)
         self._credit -= size
+        return size

@@ -113,7 +113,7 @@ async def _receive_stream(connection: Connection, frame: Frame, request: PutRequ
         await spool.abort()
         raise
     finally:
-        del connection.transfers[frame.request_id]
+        connection.transfers.pop(frame.request_id, None)
 
 
 async def _receive_descriptor(connection: Connection, frame: Frame, request: PutRequest, *, hashed: bool) -> Staged:
@@ -129,7 +129,7 @@ async def _receive_descriptor(connection: Connection, frame: Frame, request: Put
         descriptor = await upload.descriptor()
     finally:
         connection.expect_descriptors(-1)
-        del connection.transfers[frame.request_id]
+        connection.transfers.pop(frame.request_id, None)
     if _is_sealed(descriptor, request.size):
         return await connection.store.adopt(_own_view(descriptor), request.size, hashed=hashed)
     return await connection.store.stage_file(descriptor, request.size, hashed=hashed)

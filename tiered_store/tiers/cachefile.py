@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -162,11 +163,16 @@ def read_header(fd: int) -> tuple[Record, os.stat_result]:
         Damaged: if this is no whole cache file.
         OSError: if it cannot be read.
     """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise Damaged("not a file")
     head = os.pread(fd, BODY_OFFSET, 0)
     size = _record_size(head)
-    status = os.fstat(fd)
     if size > BODY_OFFSET:
-        head += os.pread(fd, size - BODY_OFFSET, status.st_size - (size - BODY_OFFSET))
+        tail = size - BODY_OFFSET
+        if status.st_size < BODY_OFFSET + tail:
+            raise Damaged("file does not have the length it claims")
+        head += os.pread(fd, tail, status.st_size - tail)
     record, _ = decode(head)
     if head.count(0, size) != len(head) - size:
         raise Damaged("header does not end in zeros")

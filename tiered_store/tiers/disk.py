@@ -300,7 +300,10 @@ class DiskTier:
     def _written_soon(self) -> None:
         if self._waiting.overflows:
             self._upkeep.deny_all()
-        self._upkeep.wake()
+        if self._waiting.is_plenty:
+            self._upkeep.hurry()
+        else:
+            self._upkeep.wake()
 
     def _starved(self) -> None:
         self._upkeep.wake_from_thread()

@@ -36,6 +36,9 @@ _TOUCH_BATCH = 256
 #: How often recency is written. A key costs some 150 us, so only the last few thousand of each period
 #: count (``Recent``): reading fast must not make the writing thread busy.
 _TOUCH_S = 30.0
+#: After a batch that took all there was, the next one may grow for so long: a transaction for each of a thousand
+#: puts in a second costs ten times what the puts do.
+_LINGER_S = 0.02
 _RETRY_S = 0.1
 _MAX_RETRY_S = 5.0
 #: So many times in a row "try again soon" is believed.
@@ -104,7 +107,9 @@ class Upkeep:
         self._looked_at = clock()
         self._to_touch = 0
         self._is_stopping = False
+        self._linger_until = 0.0  # on the loop's clock
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._progress = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -119,6 +124,11 @@ class Upkeep:
 
     def wake(self) -> None:
         """There is something to do."""
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """As :meth:`wake`, and somebody waits for it."""
+        self._urgent.set()
         self._wake.set()
 
     def wake_from_thread(self) -> None:
@@ -140,13 +150,13 @@ class Upkeep:
             oldest = front.waiting.oldest
             if oldest is None or oldest > target:
                 return
-            self.wake()
+            self.hurry()
             await self.progress()
 
     async def stop(self) -> None:
         """End the task and let go of the volume; the marks are left only if all was in order."""
         self._is_stopping = True
-        self.wake()
+        self.hurry()
         if self._task is not None:
             await self._task
         with suppress(TierFault):
@@ -186,6 +196,7 @@ class Upkeep:
     async def _run(self) -> None:
         while not self._is_stopping:
             self._wake.clear()
+            self._urgent.clear()
             try:
                 rest_s = await self._pass()
             except TierFault as fault:
@@ -197,9 +208,20 @@ class Upkeep:
                 rest_s = _RETRY_S
             self._progress.set()
             self._progress = asyncio.Event()
-            if rest_s:
+            linger_s = self._linger_s()
+            if linger_s:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._urgent.wait(), linger_s)
+            elif rest_s:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), rest_s)
+
+    def _linger_s(self) -> float:
+        """How long to let the next batch grow: not when somebody waits for it, nor when there is enough of it."""
+        assert self._loop is not None
+        if self._urgent.is_set() or self._front.waiting.is_plenty:
+            return 0.0
+        return max(0.0, self._linger_until - self._loop.time())
 
     async def _pass(self) -> float:
         """Do a piece of everything that is due; gives how long to rest afterwards, in seconds."""
@@ -237,6 +259,8 @@ class Upkeep:
         finally:
             self._take(done)
         self._retry_s, self._busy = _RETRY_S, 0
+        if len(batch) < _BATCH_ENTRIES and self._loop is not None:
+            self._linger_until = self._loop.time() + _LINGER_S
         for key, change in batch:
             self._written(key, change, epoch, done)
         return True

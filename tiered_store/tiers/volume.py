@@ -9,6 +9,7 @@ same call.
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,10 @@ __all__ = ["Done", "Opened", "Volume"]
 #: No key begins with a slash, so this one is free to try the index with.
 _PROBE = Key("/probe")
 _CULL_STEP_BYTES = 1024 * 1024
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# O_NONBLOCK: opening a pipe that somebody left there must not wait for its other end.
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+#: What opening says of something that is no file: a link, a socket, a file in place of its directory.
+_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENOTDIR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,10 @@ class Volume:
             descriptor = Descriptor(os.open(self._path / value.name, _OPEN_FLAGS))
         except FileNotFoundError as error:
             raise Gone(value.name) from error
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise Damaged(f"no file: {error.strerror}") from error
+            raise
         header, status = read_header(descriptor.fd)
         size = record.info.size
         if record.info.key != key or (header.info.key, header.info.size, header.crc) != (key, size, record.crc):

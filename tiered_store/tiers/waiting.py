@@ -58,6 +58,11 @@ class WaitingRoom:
         return None
 
     @property
+    def is_plenty(self) -> bool:
+        """Whether so much waits that a batch is worth while at once, and before there is no room left."""
+        return len(self.by_key) >= self._max_entries // 16 or self._bytes >= self._max_bytes // 8
+
+    @property
     def overflows(self) -> bool:
         """Whether there are more tombstones than may be kept."""
         return self._tombstone_bytes > self._max_tombstone_bytes

@@ -46,10 +46,9 @@ class TestRestart:
             store.put("small", b"1")
             store.put("large", data)
             expected = [call() for call in calls]
-            for number in range(2):
-                _end(daemon, how)
-                daemon = daemon_factory(directory=daemon.data_dir.parent)
-                assert [call() for call in calls[number:] + calls[:number]] == expected[number:] + expected[:number]
+            _end(daemon, how)
+            daemon_factory(directory=daemon.data_dir.parent)
+            assert [call() for call in calls] == expected
 
     def test_a_call_waits_for_a_daemon_that_is_starting(
         self, kind: str, daemon_factory: Callable[..., RunningDaemon]
@@ -127,8 +126,8 @@ def test_sixteen_threads_share_a_client(daemon: RunningDaemon) -> None:
     def work(store: Client, number: int) -> None:
         try:
             started.wait()
-            for turn in range(40):
-                size = (number * 40 + turn) % 3 * (INLINE_MAX_BYTES // 2) + number
+            for turn in range(16):
+                size = (number * 16 + turn) % 3 * (INLINE_MAX_BYTES // 2) + number
                 data = some_bytes(size, turn)
                 assert store.put(f"{number}/{turn % 4}", data).size == size
                 assert store.get(f"{number}/{turn % 4}") == data

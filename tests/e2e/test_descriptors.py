@@ -97,10 +97,10 @@ def mixed_work(store: Any, rounds: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_counts_stay_level_over_mixed_work(daemon: RunningDaemon, kind: str) -> None:
     with connect(kind, daemon.socket_path) as store:
-        mixed_work(store, 12)  # the tiers have what they keep, threads their connections to the index
+        mixed_work(store, 8)  # the tiers have what they keep, threads their connections to the index
         gc.collect()
         own, daemons = len(descriptors(os.getpid())), kinds(daemon.process.pid)
-        mixed_work(store, 25)
+        mixed_work(store, 12)
         gc.collect()
         assert len(descriptors(os.getpid())) <= own
         assert_level(daemon, daemons)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -37,7 +38,7 @@ def pieces(size: int, seed: int) -> Iterator[bytes]:
 def written(path: Path, size: int, seed: int) -> str:
     """Make a file of these bytes; gives their sha256."""
     digest = hashlib.sha256()
-    with open(path, "wb", buffering=0) as file:
+    with path.open("wb", buffering=0) as file:
         for piece in pieces(size, seed):
             digest.update(piece)
             file.write(piece)
@@ -45,7 +46,7 @@ def written(path: Path, size: int, seed: int) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -56,7 +57,7 @@ class Watch:
         self._pid = daemon.process.pid
         self.grown = 0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._before = reset_high_water(self._pid)
         return self
 
@@ -96,7 +97,7 @@ def test_five_gibibytes_by_descriptor(daemon: RunningDaemon, room: Path) -> None
         assert digest_of_file(room / "out") == digest
         with Watch(daemon) as viewing, store.get_view("big") as view:
             assert view.nbytes == size
-            with open(room / "out", "rb") as file:
+            with (room / "out").open("rb") as file:
                 for offset in (0, BLOCK - 3, 3 * GIB + 77, 2**32 - 5, 2**32 + 5, size - 4096):
                     assert bytes(view[offset : offset + 4096]) == os.pread(file.fileno(), 4096, offset)
         (room / "out").unlink()

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -132,7 +132,7 @@ def test_a_miss_is_remembered_and_forgotten(daemon_factory: Callable[..., Runnin
 class TestFilesOfOthers:
     """The origin is a plain directory: what others do there is seen, as soon as the policy lets it."""
 
-    CONFIG = {"policies": [{"prefix": "", "ttl_s": 0, "negative_ttl_s": 0}]}
+    CONFIG: ClassVar = {"policies": [{"prefix": "", "ttl_s": 0, "negative_ttl_s": 0}]}
 
     @SIZES
     def test_added_changed_and_removed(self, daemon_factory: Callable[..., RunningDaemon], size: int) -> None:

@@ -228,7 +228,7 @@ class TestUploads:
 
     def test_descriptors_nobody_asked_for(self, daemon: RunningDaemon) -> None:
         before = len(descriptors(daemon.process.pid))
-        with open(__file__, "rb") as file, Peer(daemon.socket_path) as peer:
+        with Path(__file__).open("rb") as file, Peer(daemon.socket_path) as peer:
             for number in range(1, 200):
                 peer.send(encode_frame(Opcode.PING, number), *[file.fileno()] * (number % 4))
                 assert peer.receive().opcode == Opcode.PONG
@@ -304,7 +304,7 @@ def ask_as(daemon: RunningDaemon, uid: int, gid: int) -> str:
         finally:
             os._exit(0)
     os.close(writing)
-    with open(reading, encoding="utf-8") as answer_file:
+    with os.fdopen(reading, encoding="utf-8") as answer_file:
         answer = answer_file.read()
     os.waitpid(child, 0)
     return answer

@@ -26,6 +26,9 @@ from tiered_store.protocol.status import decode_error
 from tiered_store.servers.connection import Connection
 from tiered_store.servers.limits import NativeLimits
 from tiered_store.servers.native import NativeDoor
+from tiered_store.store.limits import StoreLimits
+
+_STORE_LIMITS = StoreLimits()
 
 __all__ = ["Peer", "Served", "eventually", "served"]
 
@@ -151,16 +154,19 @@ class Served:
 
 
 @asynccontextmanager
-async def served(limits: NativeLimits | None = None, **options: Any) -> AsyncIterator[Served]:
+async def served(
+    limits: NativeLimits | None = None, *, store_limits: StoreLimits = _STORE_LIMITS, **options: Any
+) -> AsyncIterator[Served]:
     """A door; closed at the end, when nothing of any connection may be left.
 
     Args:
         limits: of the door.
+        store_limits: of the store.
         options: of ``store_rig``.
     """
     directory = tempfile.mkdtemp(prefix="ts-")
     try:
-        async with store_rig(**options) as rig:
+        async with store_rig(limits=store_limits, **options) as rig:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(f"{directory}/s")
                 listener.listen(64)

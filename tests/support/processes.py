@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["MIB", "descriptors", "high_water_bytes", "reset_high_water", "resident_bytes", "until"]
@@ -16,13 +16,10 @@ MIB = 1024 * 1024
 
 def descriptors(pid: int) -> list[str]:
     """What every open descriptor of a process points at."""
-    directory = f"/proc/{pid}/fd"
     targets = []
-    for name in os.listdir(directory):
-        try:
-            targets.append(os.readlink(f"{directory}/{name}"))
-        except FileNotFoundError:
-            continue
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            targets.append(str(path.readlink()))
     return sorted(targets)
 
 

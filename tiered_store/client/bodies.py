@@ -157,7 +157,8 @@ class View:
         length = file.offset + file.size - start
         try:
             self._map = mmap.mmap(file.descriptor.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
-        except (ValueError, OverflowError):  # it compares with the file's size, behind which touching a map would kill the process
+        except (ValueError, OverflowError):
+            # It compares with the file's size: touching a map behind its end would kill the process.
             raise _too_short(file) from None
         self._view = memoryview(self._map)[file.offset - start :]
 

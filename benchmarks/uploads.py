@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.daemon import Daemon
 from benchmarks.data import MIB, payload, size_text
 from benchmarks.field import Field, Placement, Turn, Values
 from benchmarks.table import OURS, Check, Row, at_least
+from tiered_store.client.bodies import upload_of_bytes
 
 __all__ = ["put_artifact"]
 
@@ -20,15 +23,42 @@ _SPEED_AT_LEAST = 0.8
 
 
 def put_artifact(field: Field) -> list[Row]:
-    """64 MiB that the store has not seen, from a file and from bytes, beside sha256 of as many bytes in the client."""
-    rows = _from_file(field, field.memory, "memory", decides=True) + _from_bytes(field, field.memory, "memory")
+    """64 MiB that the store has not seen, in all ways to hand them over, beside sha256 of as many bytes in the client."""
+    rows = _from_memfd(field, field.memory, "memory") + _from_file(field, field.memory, "memory")
+    rows += _from_bytes(field, field.memory, "memory")
     with field.running("uploads", None) as local:
-        rows += _from_file(field, local, "a directory, durable", decides=False)
+        rows += _from_file(field, local, "a directory, durable")
         rows += _from_bytes(field, local, "a directory, durable")
     return rows
 
 
-def _from_file(field: Field, daemon: Daemon, origin: str, *, decides: bool) -> list[Row]:
+def _from_memfd(field: Field, daemon: Daemon, origin: str) -> list[Row]:
+    """By descriptor in the narrow sense: the bytes are in a sealed memfd, which the daemon adopts."""
+    path = field.directory / "artifact"
+    path.write_bytes(payload(_SIZE))
+    data = bytearray(payload(_SIZE))
+    fresh = _Fresh()
+    file: list[BinaryIO] = []
+
+    def change() -> None:
+        head = fresh.head()
+        data[: len(head)] = head
+        upload = upload_of_bytes(data)
+        assert upload.descriptor is not None
+        file[:] = [os.fdopen(os.dup(upload.descriptor.fd), "rb", buffering=0)]
+
+    def targets(values: Values) -> list[Check]:
+        ours, alone = values[OURS], values[_HASH]
+        speed = alone.median / ours.median if ours and alone else None
+        return [at_least(f"of the speed of {_HASH}", speed, _SPEED_AT_LEAST)]
+
+    return _compare(
+        field, f"from a sealed memfd, origin {origin}", _put(daemon, lambda: file[0], change), path, targets
+    )
+
+
+def _from_file(field: Field, daemon: Daemon, origin: str) -> list[Row]:
+    """By descriptor, too, but of a file that its owner could still change: the daemon copies it first."""
     path = field.directory / "artifact"
     path.write_bytes(payload(_SIZE))
     fresh = _Fresh()
@@ -37,12 +67,7 @@ def _from_file(field: Field, daemon: Daemon, origin: str, *, decides: bool) -> l
         with path.open("r+b") as file:
             file.write(fresh.head())
 
-    def targets(values: Values) -> list[Check]:
-        ours, alone = values[OURS], values[_HASH]
-        speed = alone.median / ours.median if ours and alone else None
-        return [at_least(f"of the speed of {_HASH}", speed, _SPEED_AT_LEAST)] if decides else []
-
-    return _compare(field, f"from a file, origin {origin}", _put(daemon, lambda: path, change), path, targets)
+    return _compare(field, f"from a file, origin {origin}", _put(daemon, lambda: path, change), path, lambda _: [])
 
 
 def _from_bytes(field: Field, daemon: Daemon, origin: str) -> list[Row]:
@@ -73,7 +98,7 @@ def _compare(field: Field, how: str, ours: Turn, path: Path, targets: Callable[[
     return field.compare(title, turns, decides=Placement.SCHEDULER, targets=targets, unit="ms")
 
 
-def _put(daemon: Daemon, source: Callable[[], bytes | Path], change: Callable[[], None]) -> Turn:
+def _put(daemon: Daemon, source: Callable[[], bytes | Path | BinaryIO], change: Callable[[], None]) -> Turn:
     """A turn that puts one artifact nobody has seen, and takes it away again so that the next finds as much room."""
 
     def turn() -> float:

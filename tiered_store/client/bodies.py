@@ -68,8 +68,10 @@ def upload_of_bytes(data: bytes | bytearray | memoryview) -> Upload:
 def uploads_of_source(source: Source, progress: Progress | None = None) -> Callable[[], Upload]:
     """How to read whatever can be read, in the form that costs least; call the result for each attempt.
 
-    A regular file travels as its descriptor, which the daemon copies from; a pipe, or a file object,
-    is streamed, and can be read only once: a second attempt is ``DaemonUnavailable``.
+    A regular file, a path or a binary file object at its beginning, travels as its descriptor: the daemon copies
+    it, or adopts it if it is a memfd sealed against every change. A pipe, a file object in the middle, or one whose
+    ``progress`` somebody wants to see, is streamed. That can be done only once: a second attempt is
+    ``DaemonUnavailable``.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return lambda: upload_of_bytes(source)
@@ -82,7 +84,7 @@ def uploads_of_source(source: Source, progress: Progress | None = None) -> Calla
         if isinstance(source, str | os.PathLike):
             upload = _upload_of_path(source, progress)
         else:
-            upload = Upload(None, read=_reporting(source.read, None, progress))
+            upload = _upload_of_object(source, progress)
         is_used = upload.read is not None
         return upload
 
@@ -97,6 +99,16 @@ def _upload_of_path(path: str | os.PathLike[str], progress: Progress | None) -> 
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     return Upload(None, read=_reporting(lambda size: os.read(descriptor.fd, size), None, progress))
+
+
+def _upload_of_object(source: BinaryIO, progress: Progress | None) -> Upload:
+    """A file object: its file where that is all it gives, else what it reads."""
+    if progress is None and isinstance(source, io.FileIO | io.BufferedReader):
+        with contextlib.suppress(OSError, ValueError):  # no descriptor, no position, closed: reading it will tell
+            status = os.fstat(source.fileno())
+            if stat.S_ISREG(status.st_mode) and source.tell() == 0:
+                return _upload_of_descriptor(Descriptor(os.dup(source.fileno())), status.st_size)
+    return Upload(None, read=_reporting(source.read, None, progress))
 
 
 def _upload_of_descriptor(descriptor: Descriptor, size: int) -> Upload:

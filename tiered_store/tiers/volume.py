@@ -264,9 +264,16 @@ class Volume:
     def _make_room(self, size: int, done: Done) -> None:
         if not self._room.could_fit(size):
             raise TierFault(Kind.FULL, f"no room for {size} bytes within the bound")
+        culled = 0
         while not self._room.reserve(size):
+            # Files that are open keep their space until the loop has let go of them. Without this, what the
+            # file system does not show yet would be culled for again and again, until nothing is left.
+            if culled >= size:
+                raise TierFault(Kind.FULL, f"no room for {size} bytes yet: removed files are still open")
+            used = self._room.used
             if not self._cull(size, done):
                 raise TierFault(Kind.FULL, f"no room for {size} bytes")
+            culled += used - self._room.used
 
     # -- parts -----------------------------------------------------------------------------------------
 

@@ -319,3 +319,34 @@ class TestPieceTarget:
         target.sink(info("a", 1000))(b"x")
         with pytest.raises(ProtocolError, match="1 bytes of an object of 0"):
             target.take(as_received(info("a", 0), b"", None))
+
+
+class TestFileObjects:
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "object"
+        path.write_bytes(pattern(LARGE))
+        return path
+
+    @pytest.mark.parametrize("buffering", [0, -1])
+    def test_at_its_beginning_it_travels_as_its_descriptor(self, tmp_path: Path, buffering: int) -> None:
+        with self.path(tmp_path).open("rb", buffering=buffering) as file:
+            upload = uploads_of_source(file)()
+        assert upload.size == LARGE
+        assert upload.descriptor is not None
+        assert os.pread(upload.descriptor.fd, LARGE, 0) == pattern(LARGE)
+
+    def test_in_the_middle_it_is_read(self, tmp_path: Path) -> None:
+        with self.path(tmp_path).open("rb") as file:
+            file.seek(7)
+            upload = uploads_of_source(file)()
+            assert upload.descriptor is None
+            assert upload.read is not None
+            assert upload.read(LARGE) == pattern(LARGE)[7:]
+
+    def test_whoever_wants_to_see_the_progress_has_it_read(self, tmp_path: Path) -> None:
+        seen: list[int] = []
+        with self.path(tmp_path).open("rb") as file:
+            upload = uploads_of_source(file, lambda done, total: seen.append(done))()
+            assert upload.read is not None
+            upload.read(10)
+        assert seen == [10]

@@ -23,7 +23,7 @@ _SPEED_AT_LEAST = 0.8
 
 
 def put_artifact(field: Field) -> list[Row]:
-    """64 MiB that the store has not seen, in all ways to hand them over, beside sha256 of as many bytes in the client."""
+    """64 MiB that the store has not seen, handed over in every way, beside sha256 of as many bytes in the client."""
     rows = _from_memfd(field, field.memory, "memory") + _from_file(field, field.memory, "memory")
     rows += _from_bytes(field, field.memory, "memory")
     with field.running("uploads", None) as local:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,20 +26,10 @@ Start = Callable[..., RunningDaemon]
 Fill = Callable[[Path], Path]
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Where cache and origin of a daemon will be."""
-    return tmp_path / "cache", tmp_path / "origin"
-
-
-def start(daemon_factory: Start, cache: Path, origin: Path) -> RunningDaemon:
-    return daemon_factory(
-        {
-            "memory": {"max_bytes": MEMORY_BYTES},
-            "disk": {"path": str(cache), "max_bytes": 1 << 30, "min_free_bytes": 0, "min_free_inodes": 0},
-            "origin": {"path": str(origin)},
-        }
-    )
+CONFIG: dict[str, Any] = {
+    "memory": {"max_bytes": MEMORY_BYTES},
+    "disk": {"max_bytes": 1 << 30, "min_free_bytes": 0, "min_free_inodes": 0},
+}
 
 
 def objects(seed: int, count: int, size: int) -> dict[str, bytes]:
@@ -66,11 +57,10 @@ def remove(path: Path) -> None:
 
 @pytest.mark.parametrize("size", [500, 300_000])
 def test_more_objects_than_the_file_system_of_the_cache_holds(
-    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], size: int
+    daemon_factory: Start, mounts: Mounts, home: Path, size: int
 ) -> None:
-    cache, origin = places
-    mounts.tmpfs(cache, size="16m")
-    client = start(daemon_factory, cache, origin).client()
+    cache = mounts.tmpfs(home / "data/cache", size="16m")
+    client = daemon_factory(CONFIG, directory=home).client()
     items = objects(1, 40 if size < 1000 else 90, size)
     for key, data in items.items():
         client.put(key, data)
@@ -82,12 +72,9 @@ def test_more_objects_than_the_file_system_of_the_cache_holds(
 
 
 @pytest.mark.parametrize("fill", [fill_up, fill_up_inodes])
-def test_the_cache_is_filled_by_somebody_else(
-    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], fill: Fill
-) -> None:
-    cache, origin = places
-    mounts.tmpfs(cache, size="16m", nr_inodes=600)
-    daemon = start(daemon_factory, cache, origin)
+def test_the_cache_is_filled_by_somebody_else(daemon_factory: Start, mounts: Mounts, home: Path, fill: Fill) -> None:
+    cache = mounts.tmpfs(home / "data/cache", size="16m", nr_inodes=600)
+    daemon = daemon_factory(CONFIG, directory=home)
     client = daemon.client()
     before, small = objects(1, 10, 200_000), objects(2, 30, 800)
     for key, data in {**before, **small}.items():
@@ -110,21 +97,18 @@ def test_the_cache_is_filled_by_somebody_else(
     assert client.stats()["corrupt"] == 0
     # What was on disk before must not come back with the next start either.
     assert daemon.stop() == 0
-    again = daemon_factory(
-        None, args=("--config", str(daemon.socket_path.parent / "config.toml")), directory=daemon.socket_path.parent
-    ).client()
+    again = daemon_factory(CONFIG, directory=home).client()
     assert_whole(again, {**before, **during, **replaced})
     assert not any(again.exists_many(gone).values())
 
 
 @pytest.mark.parametrize("fill", [fill_up, fill_up_inodes])
 def test_a_daemon_starts_with_a_full_cache_directory(
-    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], fill: Fill
+    daemon_factory: Start, mounts: Mounts, home: Path, fill: Fill
 ) -> None:
-    cache, origin = places
-    mounts.tmpfs(cache, size="16m", nr_inodes=600)
+    cache = mounts.tmpfs(home / "data/cache", size="16m", nr_inodes=600)
     ballast = fill(cache)
-    client = start(daemon_factory, cache, origin).client()
+    client = daemon_factory(CONFIG, directory=home).client()
     items = {**objects(1, 5, 200_000), **objects(2, 5, 100)}
     for key, data in items.items():
         client.put(key, data)
@@ -136,11 +120,10 @@ def test_a_daemon_starts_with_a_full_cache_directory(
 @pytest.mark.parametrize("fill", [fill_up, fill_up_inodes])
 @pytest.mark.parametrize("size", [20_000, 1_000_000])
 def test_a_full_origin_refuses_and_keeps_what_it_has(
-    daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path], fill: Fill, size: int
+    daemon_factory: Start, mounts: Mounts, home: Path, fill: Fill, size: int
 ) -> None:
-    cache, origin = places
-    mounts.tmpfs(origin, size="16m", nr_inodes=600)
-    client = start(daemon_factory, cache, origin).client()
+    origin = mounts.tmpfs(home / "data/origin", size="16m", nr_inodes=600)
+    client = daemon_factory(CONFIG, directory=home).client()
     old, new = random.randbytes(size), random.randbytes(size)
     client.put("sessions/a", old, content_type="text/old", metadata={"v": "old"})
     there = sorted(path for path in origin.rglob("*") if path.name != "ballast")
@@ -165,10 +148,9 @@ def test_a_full_origin_refuses_and_keeps_what_it_has(
     assert client.put_artifact(new).startswith("sha256:")
 
 
-def test_deleting_makes_room_in_a_full_origin(daemon_factory: Start, mounts: Mounts, places: tuple[Path, Path]) -> None:
-    cache, origin = places
-    mounts.tmpfs(origin, size="16m")
-    client = start(daemon_factory, cache, origin).client()
+def test_deleting_makes_room_in_a_full_origin(daemon_factory: Start, mounts: Mounts, home: Path) -> None:
+    origin = mounts.tmpfs(home / "data/origin", size="16m")
+    client = daemon_factory(CONFIG, directory=home).client()
     client.put("sessions/large", random.randbytes(4 * MIB))
     fill_up(origin)
     with pytest.raises(QuotaExceeded):

@@ -101,5 +101,5 @@ def assert_no_leftovers(daemon: RunningDaemon) -> None:
     """A daemon that ends in order leaves no temporary file, whoever died before it."""
     assert daemon.stop() == 0
     own = daemon.data_dir / "origin" / ".tiered_store"
-    assert [path for path in (own / "tmp").glob("*/*")] == []
+    assert list((own / "tmp").glob("*/*")) == []
     assert list((daemon.data_dir / "cache" / "spool").iterdir()) == []

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import signal
+import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.support.daemon import Daemons, RunningDaemon
 from tests.support.peers import Peer
 from tests.support.processes import MIB, descriptors, resident_bytes, until
 from tiered_store import AsyncClient, Client, DaemonUnavailable, NotFound, ProtocolError, StoreError, TooLarge
 from tiered_store.protocol.frames import HEADER, Flag, Opcode, encode_frame
-from tiered_store.protocol.messages import encode_hello
+from tiered_store.protocol.messages import Welcome, encode_hello, encode_welcome
 
 MAX_OBJECT = 4 * MIB
 CONFIG = {
@@ -120,6 +125,51 @@ def test_random_bytes(daemon: RunningDaemon) -> None:
                 peer.send(encode_frame(Opcode.CANCEL, 1))
             except ConnectionError:
                 pass
+
+
+def test_a_peer_that_goes_with_replies_unread(daemon: RunningDaemon, store: Client) -> None:
+    """The kernel then resets the connection, behind a request that still waits to be read."""
+    for _ in range(3):
+        with Peer(daemon.socket_path) as peer:
+            peer.send(encode_frame(Opcode.PING, 1, body=b"x"))
+            peer.sock.recv(1, socket.MSG_PEEK)  # the reply is here
+            os.kill(daemon.process.pid, signal.SIGSTOP)
+            peer.send(encode_frame(Opcode.PING, 2, body=b"x"))
+        os.kill(daemon.process.pid, signal.SIGCONT)
+    until(lambda: store.stats()["connections"] == 1, "connections that were reset are closed")
+
+
+def test_a_daemon_that_goes_with_requests_unread(tmp_path: Path) -> None:
+    """The same for a client on uvloop, which is told of it once, and has a part of a reply to read just then."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        reading, dying = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(encode_welcome(Welcome(1, 0, 2**20, 2**20, 16, "dying")))
+                peer.recv(10)  # not all of the request
+                reading.set()
+                dying.wait(20)
+                peer.sendall(encode_frame(Opcode.PONG, 99, body=b"x" * 100)[:50])
+
+        async def ask() -> None:
+            async with AsyncClient(tmp_path / "s", timeout_s=60, reconnect_s=0) as client:
+                asking = asyncio.create_task(client.get("x"))
+                await asyncio.to_thread(reading.wait, 20)
+                dying.set()
+                serving.join(20)  # blocks the loop, so that it meets the bytes and the reset at once
+                listener.close()
+                async with asyncio.timeout(20):
+                    with pytest.raises(DaemonUnavailable):
+                        await asking
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        uvloop.run(ask())
 
 
 #: Requests whose frame is fine and whose content is not: refused, and the connection goes on.

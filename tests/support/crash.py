@@ -248,7 +248,7 @@ class _Writer:
 
     def _delete_prefix(self) -> None:
         prefix = f"{self._rng.choice(PREFIXES)}{self._name}/"
-        keys = [key for key in self._ledger.keys() if key.startswith(prefix)]
+        keys = [key for key in self._ledger.keys() if key.startswith(prefix)]  # noqa: SIM118 - no dict
         acknowledged = [self._ledger.begin(key, ABSENT) for key in keys]
         self._client.delete_prefix(prefix)
         for acknowledge in acknowledged:

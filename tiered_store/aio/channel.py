@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from tiered_store.aio.rights import ANCILLARY_BYTES, CLOEXEC, own_descriptors, rights_of
@@ -28,6 +30,9 @@ READ_BYTES: Final = 64 * 1024
 _JOIN_MAX_BYTES: Final = 16 * 1024
 #: Buffers in one vectored write; Linux allows 1,024.
 _VECTOR_MAX: Final = 64
+#: Descriptors that may wait to be sent. A reply by descriptor has a hundred bytes, so that the bound in bytes would
+#: let a peer that does not read keep ten thousand files open.
+_MAX_WAITING_DESCRIPTORS: Final = 16
 
 _Item = tuple[bytes | memoryview, Descriptor | None, Callable[[], None] | None]
 
@@ -69,6 +74,7 @@ class Channel:
         self._gather = gather
         self._queue: deque[_Item] = deque()
         self._buffered = 0
+        self._waiting_descriptors = 0
         self._corked = False
         self._is_writing = False
         self._is_reading = False
@@ -82,8 +88,8 @@ class Channel:
 
     @property
     def is_congested(self) -> bool:
-        """Whether so much output waits that no more should be made."""
-        return self._buffered >= self._high_water
+        """Whether so much output waits that no more should be made: bytes, or files that it keeps open."""
+        return self._buffered >= self._high_water or self._waiting_descriptors >= _MAX_WAITING_DESCRIPTORS
 
     def start(self) -> None:
         """Begin, or go on, to read."""
@@ -150,6 +156,7 @@ class Channel:
             self.stalled_since = self._loop.time()
         self._queue.append((data, descriptor, on_refused))
         self._buffered += len(data)
+        self._waiting_descriptors += descriptor is not None
         if self._corked or self._is_writing:
             return
         if self._gather:
@@ -176,6 +183,23 @@ class Channel:
         self._drop_output()
         self._loop.call_soon(self._hear_out, error)
 
+    @classmethod
+    def broken(cls, channels: Iterable[Channel]) -> list[Channel]:
+        """Those whose socket has failed; to be asked now and then, and :meth:`hear_out` called for each.
+
+        The loop may not say so: libuv, and with it uvloop, reports a socket that was reset once and then never
+        again. Where bytes are waiting, that one call reads them, and the peer's end would go unnoticed for ever.
+        """
+        by_fd = {channel._fd: channel for channel in channels if not channel.is_closed}  # noqa: SLF001 - our own class
+        asked = select.poll()
+        for fd in by_fd:
+            asked.register(fd, 0)  # errors are reported unasked
+        return [by_fd[fd] for fd, events in asked.poll(0) if events & select.POLLERR]
+
+    def hear_out(self) -> None:
+        """The socket has failed: take what the peer said last, and close."""
+        self._hear_out(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+
     def _hear_out(self, error: OSError) -> None:
         if self._is_reading:
             self._readable()
@@ -186,7 +210,7 @@ class Channel:
             self._is_writing = False
             self._loop.remove_writer(self._fd)
         self._queue.clear()
-        self._buffered = 0
+        self._buffered = self._waiting_descriptors = 0
         self.stalled_since = None
         self._wake_writers()
 
@@ -225,7 +249,8 @@ class Channel:
             if self._is_writing:
                 self._is_writing = False
                 self._loop.remove_writer(self._fd)
-        if self._was_congested and self._buffered <= self._high_water // 2:
+        few_descriptors = self._waiting_descriptors <= _MAX_WAITING_DESCRIPTORS // 2
+        if self._was_congested and few_descriptors and self._buffered <= self._high_water // 2:
             self._was_congested = False
             self._wake_writers()
             # Not from here: what it sends would flush again, one level deeper each time.
@@ -243,9 +268,10 @@ class Channel:
                 if error.errno != errno.ETOOMANYREFS or on_refused is None:
                     raise
                 self._loop.call_soon(on_refused)  # not from here: what it sends would flush this very queue
-                return len(data)
+                sent = len(data)
             # The kernel has its own reference now; a rest of the bytes goes without.
             self._queue[0] = (data, None, None)
+            self._waiting_descriptors -= 1
             return sent
         buffers: list[bytes | memoryview] = []
         total = 0

@@ -23,6 +23,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _WRITE_BUFFER_BYTES: Final = 1024 * 1024
+#: How often a link with requests under way looks whether its socket has failed.
+_WATCH_S: Final = 0.5
 
 
 class _Mailbox:
@@ -98,6 +100,7 @@ class MultiplexedLink:
         self._request_id = 0
         self._is_leaving = False
         self._slots = asyncio.Semaphore(1)
+        self._watch: asyncio.TimerHandle | None = None
         #: Whether at least one operation has been completed.
         self.is_proven = False
         self._channel = Channel(
@@ -203,6 +206,8 @@ class MultiplexedLink:
         Raises:
             StoreError: the store's answer. ConnectionError: the daemon has gone.
         """
+        if self._watch is None:
+            self._watch = self._loop.call_later(_WATCH_S, self._look)
         async with self._slots:
             request_id = self._next_id()
             mailbox = self._mailboxes[request_id] = _Mailbox(self._loop)
@@ -250,6 +255,14 @@ class MultiplexedLink:
         except TimeoutError:
             raise DeadlineExceeded(f"the daemon took no request within {self._timeout_s} s") from None
 
+    def _look(self) -> None:
+        """Notice a daemon that has died where the loop does not say so; only while requests are under way."""
+        self._watch = None
+        for channel in Channel.broken([self._channel]):
+            channel.hear_out()
+        if len(self._mailboxes) > 1 and not self._channel.is_closed:
+            self._watch = self._loop.call_later(_WATCH_S, self._look)
+
     def _next_id(self) -> int:
         while True:
             self._request_id = (self._request_id + 1) & 0xFFFFFFFF or 1
@@ -260,6 +273,8 @@ class MultiplexedLink:
 
     def close(self) -> None:
         """Close the connection; operations under way fail."""
+        if self._watch is not None:
+            self._watch.cancel()
         self._channel.close(DaemonUnavailable("this client has been closed"))
 
     def abandon(self) -> None:

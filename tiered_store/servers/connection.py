@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tiered_store.aio.channel import Channel
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
@@ -38,12 +38,11 @@ from tiered_store.protocol.messages import (
     encode_welcome,
 )
 from tiered_store.protocol.status import encode_error
-from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.door import Door
 from tiered_store.servers.sockets import PeerCredentials
 from tiered_store.servers.transfers import Transfer
-from tiered_store.store.store import Store
 
-__all__ = ["Connection", "Door", "Quick"]
+__all__ = ["Connection", "Handler", "Quick", "encode_wire"]
 
 _log = logging.getLogger("tiered_store.native")
 
@@ -52,26 +51,11 @@ _pack: Final = HEADER.pack
 _OBJECT: Final = int(Opcode.OBJECT)
 _GET: Final = int(Opcode.GET)
 _ACCEPT_DESCRIPTOR: Final[int] = Flag.ACCEPT_DESCRIPTOR
+_NO_PROMOTE: Final[int] = Flag.NO_PROMOTE
 #: A GET with one of these goes the long way round.
 _NOT_SIMPLE: Final[int] = Flag.STREAM | Flag.RANGE
 #: Descriptors that may wait for their frame; a peer sends one per upload, and only when asked.
 _MAX_DESCRIPTORS: Final = 4
-
-
-class Door(Protocol):
-    """What a connection needs of the door it came through."""
-
-    store: Store
-    limits: NativeLimits
-    name: str
-
-    def gone(self, connection: Connection) -> None:
-        """The connection has ended."""
-        ...
-
-    def statistics(self) -> dict[str, object]:
-        """What STATS answers."""
-        ...
 
 
 #: Answers a request at once if it can, and tells whether it did.
@@ -145,9 +129,10 @@ class Connection:
         if is_calm and len(data) >= HEADER_BYTES:
             length, opcode, flags, head_length, request_id, _ = _unpack(data)
             is_simple = opcode == _GET and not flags & _NOT_SIMPLE and not head_length
-            if is_simple and length == len(data) - HEADER_BYTES and self._is_open:
+            if is_simple and length == len(data) - HEADER_BYTES and self._is_open and request_id:
                 try:
-                    entry = self._peek(data[HEADER_BYTES:].decode())
+                    key = data[HEADER_BYTES:].decode()
+                    entry = self._peek(key, True) if flags & _NO_PROMOTE else self._peek(key)
                     if entry is not None:
                         if self._send_small(request_id, entry):
                             return
@@ -182,9 +167,8 @@ class Connection:
     def _process(self) -> None:
         """Handle the frames that wait, as long as the peer reads its replies.
 
-        Frames are handled strictly in order. That cannot lock up: a wait ends when the peer reads, and
-        nothing that it may still have to send is needed for that. Nor is it for cancelled requests to end,
-        which make room for others.
+        Frames are handled strictly in order. That cannot lock up: a wait ends when the peer reads, or when
+        cancelled requests have ended, and nothing that the peer may still have to send is needed for that.
         """
         backlog = self._backlog
         self.channel.cork()
@@ -217,7 +201,7 @@ class Connection:
         if not (is_simple and frame.request_id and self._is_open):
             return False
         try:
-            entry = self._peek(str(frame.payload, "utf-8"))
+            entry = self._peek(str(frame.payload, "utf-8"), bool(frame.flags & _NO_PROMOTE))
             if entry is None:
                 return False
             if self._send_small(frame.request_id, entry):
@@ -250,6 +234,8 @@ class Connection:
         elif opcode in self._handlers:
             self._begin(frame, self._handlers[opcode])
         elif opcode == Opcode.PING:
+            if not frame.request_id:
+                raise ProtocolError("request id 0 belongs to the connection")
             self.reply(encode_frame(Opcode.PONG, frame.request_id, body=frame.payload))
         elif opcode == Opcode.CANCEL:
             self._cancel(frame.request_id)
@@ -283,11 +269,10 @@ class Connection:
         descriptor = None
         if frame.opcode == Opcode.DESCRIPTOR and self._descriptors:
             descriptor = self._descriptors.popleft()
-        if transfer is None:
-            return
-        if frame.opcode == Opcode.DESCRIPTOR and descriptor is None:
-            raise ProtocolError("a DESCRIPTOR frame came without a descriptor, or this process may open no more files")
-        transfer.feed(frame, descriptor)
+        if transfer is not None:
+            if frame.opcode == Opcode.DESCRIPTOR and descriptor is None:
+                raise ProtocolError("a DESCRIPTOR frame came without a descriptor, or we may open no more files")
+            transfer.feed(frame, descriptor)
 
     # -- tasks --------------------------------------------------------------------------------------
 
@@ -331,9 +316,9 @@ class Connection:
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():
                 self.reply_error(request_id, DeadlineExceeded(f"no answer within {deadline_s} s"))
-                return
-            _log.exception("request failed", extra={"request": str(frame), "peer": str(self.peer)})
-            self.reply_error(request_id, StoreError(f"internal error: {type(error).__name__}"))
+            else:
+                _log.exception("request failed", extra={"request": str(frame), "peer": str(self.peer)})
+                self.reply_error(request_id, StoreError(f"internal error: {type(error).__name__}"))
         finally:
             # It knows this task, which knows the error it was cancelled with, whose traceback holds this frame:
             # an upload's descriptor would stay open until the garbage collector comes by.
@@ -383,8 +368,9 @@ class Connection:
         def stream_instead() -> None:
             if self.channel.is_closed:
                 return
-            if frame.request_id in self._tasks:  # the task that sends this reply is about to end
-                self._loop.call_soon(stream_instead)
+            under_way = self._tasks.get(frame.request_id)
+            if under_way is not None:  # the task that sends this reply, about to end; or the id is in use again
+                under_way.add_done_callback(lambda _: self._loop.call_soon(stream_instead))
                 return
             try:
                 self._begin(frame._replace(flags=frame.flags & ~Flag.ACCEPT_DESCRIPTOR, extra=0), self._handlers[_GET])

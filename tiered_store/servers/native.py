@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from tiered_store.aio.channel import Channel
 from tiered_store.errors import DaemonUnavailable, PermissionDenied, StoreError
 from tiered_store.protocol.status import encode_error
 from tiered_store.servers.connection import Connection
@@ -131,6 +132,8 @@ class NativeDoor:
 
     def _check(self) -> None:
         now = self._loop.time()
+        for channel in Channel.broken(connection.channel for connection in self._connections):
+            channel.hear_out()
         for connection in list(self._connections):
             connection.check(now)
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)

@@ -50,7 +50,7 @@ async def _get(connection: Connection, frame: Frame) -> None:
     flags = frame.flags
     hints = {"only_if_cached": bool(flags & Flag.ONLY_IF_CACHED), "no_promote": bool(flags & Flag.NO_PROMOTE)}
     if flags & Flag.STREAM:
-        entry = connection.store.peek(key)
+        entry = connection.store.peek(key, no_promote=hints["no_promote"])
     else:
         entry = await connection.store.get(key, **hints)
     await connection.channel.writable()
@@ -205,7 +205,6 @@ async def _put_many(connection: Connection, frame: Frame) -> None:
                     raise TooLarge(f"an object of a batch has at most {INLINE_MAX_BYTES} bytes")
                 connection.store.check_size(len(body))
                 key = parse_key(raw)
-                connection.store.check_size(len(body))
                 staged = Staged.of_bytes(body, hashed=key.startswith("sha256:"))
                 results[index] = await connection.store.put(key, staged, PutHeaders())
             except StoreError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -84,7 +85,6 @@ async def _inline(connection: Connection, frame: Frame, request: PutRequest, *, 
     if request.size is not None and request.size != len(body):
         raise ProtocolError(f"a PUT of {request.size} bytes came with {len(body)}")
     connection.store.check_size(len(body))
-    connection.store.check_size(len(body))
     if len(body) <= INLINE_MAX_BYTES:
         return Staged.of_bytes(body, hashed=hashed)
     spool = connection.store.spool(len(body), hashed=hashed)
@@ -130,7 +130,8 @@ async def _receive_descriptor(connection: Connection, frame: Frame, request: Put
     finally:
         connection.expect_descriptors(-1)
         connection.transfers.pop(frame.request_id, None)
-    if _is_sealed(descriptor, request.size):
+    # In a thread: the file may lie on a file system that hangs.
+    if await asyncio.to_thread(_is_sealed, descriptor, request.size):
         return await connection.store.adopt(_own_view(descriptor), request.size, hashed=hashed)
     return await connection.store.stage_file(descriptor, request.size, hashed=hashed)
 
@@ -148,7 +149,11 @@ def _is_sealed(descriptor: Descriptor, size: int) -> bool:
         seals = fcntl.fcntl(descriptor.fd, fcntl.F_GET_SEALS)
     except OSError:  # only memfds know seals
         return False
-    return seals & _SEALS == _SEALS
+    # Only what is allocated, and no more: a hole would be filled by reading it, and room beyond the end is kept
+    # with the file; neither would be counted. What is not exactly so is copied.
+    allocated = status.st_blocks * 512
+    is_exact = size <= allocated <= -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    return seals & _SEALS == _SEALS and is_exact
 
 
 def _own_view(descriptor: Descriptor) -> Descriptor:

@@ -136,11 +136,12 @@ class Store:
 
     # ------------------------------------------------------------------ reads
 
-    def peek(self, key: str) -> Entry | None:
+    def peek(self, key: str, no_promote: bool = False) -> Entry | None:
         """A fresh entry that needs no I/O, or None, which means "ask `get`". Never raises.
 
         Args:
             key: may be unchecked text; what is no key is in no tier.
+            no_promote: do not copy it up into memory.
         """
         entry = self._memory_peek(key)
         if entry is not None:
@@ -149,7 +150,9 @@ class Store:
                 return entry
             return None
         entry = self._cache.peek_disk(Key(key))
-        if entry is None or not self._freshness.judge(entry) or not self._promotions.consider(Key(key), entry):
+        if entry is None or not self._freshness.judge(entry):
+            return None
+        if not no_promote and not self._promotions.consider(Key(key), entry):
             return None
         self._cache.count_hit(entry)
         return entry

@@ -240,7 +240,7 @@ class DiskTier:
                 self._upkeep.report(fault)
                 return None
             remaining_s = deadline - self._clock()
-            if spool is not None or remaining_s <= 0:
+            if spool is not None or remaining_s <= 0 or not self._upkeep.can_make_room(wanted):
                 return spool
             await self._upkeep.progress(remaining_s)
         return None

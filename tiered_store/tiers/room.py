@@ -81,6 +81,16 @@ class Room:
         """Whether ``size`` bytes fit when everything else is culled; leaves room for the index."""
         return size <= int(self.max_bytes * LOW_WATER)
 
+    def has_allowance(self, size: int) -> bool:
+        """Whether the bound leaves ``size`` bytes, whatever the file system says."""
+        with self._changed:
+            self._fold()
+            return self._index + self._reserved + self._uncounted + size <= self.max_bytes
+
+    def is_hopeless(self, size: int) -> bool:
+        """Whether culling cannot help: others fill the file system, and nothing of ours is left to remove."""
+        return self._is_bare and self.has_allowance(size)
+
     def reserve(self, size: int) -> bool:
         """Take ``size`` bytes, or tell that they are not there now; asks the file system now and then."""
         return self.reserve_or_wait(size, 0.0)

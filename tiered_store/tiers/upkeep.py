@@ -143,6 +143,10 @@ class Upkeep:
         with suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout_s)
 
+    def can_make_room(self, size: int) -> bool:
+        """Whether waiting for :meth:`progress` may bring ``size`` bytes of room."""
+        return self._clock() >= self._cull_at and not self._room.is_hopeless(size)
+
     async def drain(self) -> None:
         """Return when all that waits now is written or given up."""
         front, target = self._front, self._front.waiting.sequence

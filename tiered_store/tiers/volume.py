@@ -268,7 +268,7 @@ class Volume:
         while not self._room.reserve(size):
             # Files that are open keep their space until the loop has let go of them. Without this, what the
             # file system does not show yet would be culled for again and again, until nothing is left.
-            if culled >= size:
+            if culled >= size and self._room.has_allowance(size):
                 raise TierFault(Kind.FULL, f"no room for {size} bytes yet: removed files are still open")
             used = self._room.used
             if not self._cull(size, done):

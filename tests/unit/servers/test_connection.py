@@ -204,7 +204,7 @@ class TestViolations:
         async with served() as it:
             peer = await it.connect()
 
-            def broken(_: str) -> None:
+            def broken(_: str, no_promote: bool = False) -> None:
                 raise RuntimeError("boom")
 
             peer.connection._peek = broken

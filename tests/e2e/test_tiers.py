@@ -266,3 +266,20 @@ def test_memory_forgets_what_does_not_fit(daemon_factory: Callable[..., RunningD
         numbers = Numbers(store)
         assert store.get("cache/0") == some_bytes(INLINE_MAX_BYTES, 0)
         assert numbers.moved() == {"disk": 1}
+
+
+@SIZES
+def test_no_promote_leaves_it_where_it_is(daemon_factory: Callable[..., RunningDaemon], size: int) -> None:
+    """However often it is read; the first read without the hint brings it up, or makes it known as wanted."""
+    daemon = daemon_factory()
+    data = some_bytes(size)
+    place(daemon, "cache/x", data)
+    with daemon.client() as store:
+        store.get("cache/x")
+    assert daemon.stop() == 0
+    again = daemon_factory(directory=daemon.data_dir.parent)
+    with again.client() as store:
+        for _ in range(5):
+            assert store.get("cache/x", no_promote=True) == data
+        assert store.stats()["memory"]["entries"] == 0
+        assert store.stats()["disk"]["hits"] == 5

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from tests.support.origins import open_descriptors, pattern
+from tests.support.origins import memfd_body, open_descriptors, pattern
 from tiered_store.aio.channel import READ_BYTES, Channel
 from tiered_store.aio.rights import ANCILLARY_BYTES, own_descriptors
 from tiered_store.objects import Descriptor
@@ -335,6 +335,19 @@ class TestCongestion:
             await waiting
             await step(lambda: pair.drained == 1)
             assert not pair.channel.is_congested
+
+    async def test_files_that_wait_are_counted_too(self) -> None:
+        """A reply by descriptor is small: the bound in bytes alone would let a peer hold thousands of files open."""
+        async with ends(high_water=1_000_000) as pair:
+            file = memfd_body(b"x").descriptor
+            pair.channel.cork()
+            for _ in range(16):
+                assert not pair.channel.is_congested
+                pair.channel.send(b"reply", file)
+            assert pair.channel.is_congested
+            pair.channel.uncork()
+            assert not pair.channel.is_congested
+            await step(lambda: pair.drained == 1)
 
     async def test_all_may_leave_in_one_go(self) -> None:
         """What was corked was too much, and the kernel takes all of it: whoever paused is told even so."""

@@ -98,6 +98,10 @@ def test_a_configuration_is_immutable(tmp_path: Path) -> None:
         ("[origin]\nbackend = 's3'", "origin.backend: 's3' is not supported by this version; use 'local'"),
         ("[origin]\nbackend = 'ftp'", "origin.backend: must be 'local' or 'memory', not 'ftp'"),
         ("[origin]\nbackend = 'local'\nquota_bytes = 5", "origin.quota_bytes: bounds the memory backend only"),
+        (
+            "[limits]\nmax_metadata_bytes = '33KiB'",
+            "limits.max_metadata_bytes: must be at most 32 KiB, not '33KiB'",
+        ),
         ("[log]\nslow_request_s = true", "log.slow_request_s: must be a number, not True"),
         ("[[policies]]\nttl_s = 5", "policies[1].prefix: is missing; every rule needs it"),
         ("[[policies]]\nprefix = 'a'\ncdn = true", "policies[1].cdn: a cdn tier is not supported by this version"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,14 @@ def test_faults_of_a_file(tmp_path: Path, text: str, setting: str, message: str)
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (fault,) = from_file(tmp_path / "no.toml").faults
     assert "cannot be read: No such file" in str(fault)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "c.toml"
+    make(path)
+    (fault,) = from_file(path).faults
+    assert str(fault) == f"{path}: cannot be read: it is not a regular file"
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from tiered_store.objects import ObjectInfo
 from tiered_store.origins.base import CHUNK_BYTES, PutHeaders
 from tiered_store.origins.localfiles import LocalFiles, OpenFile, read_chunk
 from tiered_store.origins.transfer import copy_range
+from tiered_store.protocol.messages import decode_info, encode_info
 
 SAID = PutHeaders("text/plain", {"user": "7"})
 HOUR_NS = 3600 * 1_000_000_000
@@ -130,6 +132,32 @@ class TestHandMadeFiles:
         info = files.stat("a")
         assert (info.content_type, info.metadata) == (None, {})
         assert info.etag != old.etag
+
+    @pytest.mark.parametrize("mtime_ns", [10**19, 2**63, -(10**19), -(2**63) - 1])
+    def test_a_time_that_no_message_can_hold_is_the_nearest_that_it_can(
+        self, files: LocalFiles, base: Path, monkeypatch: pytest.MonkeyPatch, mtime_ns: int
+    ) -> None:
+        (base / "a").write_bytes(b"x")
+
+        def with_time(call: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+            # Not by utime: file systems differ in the times that they can keep.
+            def changed(*args: Any, **kwargs: Any) -> os.stat_result:
+                return os.stat_result(tuple(call(*args, **kwargs)), {"st_mtime_ns": mtime_ns})
+
+            return changed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", with_time(os.stat))
+            patch.setattr(os, "fstat", with_time(os.fstat))
+            info = files.stat("a")
+            opened = files.open("a", 0, None, None)
+            assert opened is not None
+            assert opened.info == info
+            assert files.list("", "", 10).items == [info]
+        assert info.modified_ns == (2**63 - 1 if mtime_ns > 0 else -(2**63))
+        assert info.modified.year == (2262 if mtime_ns > 0 else 1677)
+        assert info.etag.endswith(f"-{mtime_ns:x}")
+        assert decode_info(encode_info(info)) == (info, "")
 
     def test_what_is_put_can_be_read_by_others(self, files: LocalFiles, base: Path) -> None:
         mask = os.umask(0o022)

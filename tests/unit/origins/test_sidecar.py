@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import pytest
 
 from tests.support.origins import descriptors_now, open_descriptors
 from tiered_store.errors import TooLarge
-from tiered_store.objects import Descriptor
+from tiered_store.key import MAX_KEY_BYTES
+from tiered_store.objects import Descriptor, ObjectInfo
 from tiered_store.origins.base import PutHeaders
 from tiered_store.origins.ownfiles import OwnFiles
 from tiered_store.origins.sidecar import Sidecars, decode, encode, version_at, version_of
+from tiered_store.protocol.messages import decode_info, encode_info
 
 SAID = PutHeaders("text/plain", {"user": "7", "été": "\N{SNOWMAN}"})
 GOLDEN = (
@@ -69,6 +73,57 @@ def test_there_and_back(said: PutHeaders) -> None:
 def test_what_is_wrong_is_named(raw: bytes, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         decode(raw, "a/b")
+
+
+def sealed(text: bytes) -> bytes:
+    """A sidecar whose checksum is right, whatever it says."""
+    return b"tiered_store sidecar 1 %08x\n%s\n" % (zlib.crc32(text), text)
+
+
+def saying(**said: object) -> bytes:
+    return sealed(json.dumps({"name": "a/b", "metadata": {}, **said}).encode())
+
+
+WRONG = [
+    (sealed(b"null"), "not an object"),
+    (sealed(b'["name"]'), "not an object"),
+    (sealed(b"[" * 100_000), "nested"),
+    (sealed(b"{"), "Expecting"),
+    (sealed(b"\xff"), "utf-8"),
+    (sealed(b"{}"), "another object"),
+    (sealed(b'{"name": "a/b"}'), "its metadata"),
+    (saying(metadata=None), "its metadata"),
+    (saying(metadata=["a"]), "its metadata"),
+    (saying(metadata={"a": 5}), "its metadata"),
+    (saying(metadata={"a": None}), "its metadata"),
+    (saying(content_type=7), "its content type"),
+    (saying(content_type=["text/plain"]), "its content type"),
+    (saying(content_type="lone \ud800"), "surrogates"),
+    (saying(metadata={"a": "lone \ud800"}), "surrogates"),
+    (saying(metadata={"lone \udc80": ""}), "surrogates"),
+    (saying(content_type="x" * 49_153), "more than 49152 bytes"),
+    (saying(metadata={"a": "ü" * 24_575}), "more than 49152 bytes"),
+    (saying(metadata={f"{i:x}": "" for i in range(8_000)}), "more than 49152 bytes"),
+]
+
+
+@pytest.mark.parametrize(("raw", "complaint"), WRONG)
+def test_what_is_wrong_behind_a_right_checksum_is_named(raw: bytes, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        decode(raw, "a/b")
+
+
+@pytest.mark.parametrize(
+    "most", [PutHeaders("\0" * 49_152), PutHeaders(None, {"a": "x" * 49_147}), PutHeaders("x", {"\0\1": "\0" * 49_145})]
+)
+def test_the_most_that_a_sidecar_holds_fits_a_message(sidecars: Sidecars, most: PutHeaders) -> None:
+    name = "n" * MAX_KEY_BYTES
+    sidecars.save(name, VERSION, most)
+    assert sidecars.load(name, VERSION) == most
+    info = ObjectInfo(name, 1, VERSION, most.content_type, most.metadata)
+    assert decode_info(encode_info(info)) == (info, "")
+    with pytest.raises(TooLarge):
+        encode(name, PutHeaders((most.content_type or "") + "x", most.metadata))
 
 
 def test_a_sidecar_of_another_name() -> None:
@@ -128,7 +183,9 @@ def test_sidecars_that_another_process_begins_to_write(sidecars: Sidecars, tmp_p
     assert sidecars.load("a/b", VERSION) == SAID
 
 
-@pytest.mark.parametrize("raw", [b"", b"garbage", GOLDEN[:50], GOLDEN.replace(b"sidecar 1", b"sidecar 9")])
+@pytest.mark.parametrize(
+    "raw", [b"", b"garbage", GOLDEN[:50], GOLDEN.replace(b"sidecar 1", b"sidecar 9"), *(raw for raw, _ in WRONG)]
+)
 def test_a_corrupt_one_is_logged_once_and_says_nothing(
     sidecars: Sidecars, tmp_path: Path, caplog: pytest.LogCaptureFixture, raw: bytes
 ) -> None:
@@ -167,6 +224,9 @@ class TestOldOnes:
             sidecars.save(name, VERSION, SAID)
         meta = tmp_path / ".tiered_store/meta"
         (meta / "not-ours").write_bytes(b"x")
+        (meta / "list.1-2-3").write_bytes(sealed(b"[]"))
+        (meta / "number.1-2-3").write_bytes(saying(name=5))
+        (meta / "deep.1-2-3").write_bytes(sealed(b"[" * 100_000))
         (meta / "broken.1-2-3").write_bytes(b"line\n{")
         (meta / "misnamed.1-2-3").write_bytes(GOLDEN)
         now = max(path.stat().st_mtime_ns for path in meta.iterdir())

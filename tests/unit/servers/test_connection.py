@@ -199,6 +199,15 @@ class TestViolations:
             for _ in range(50):
                 assert (await peer.get("none", request_id=5)).opcode == Opcode.ERROR
 
+    @pytest.mark.parametrize("request_frame", [ping(0), get_frame(0, "a")])
+    async def test_the_id_of_the_connection(self, request_frame: bytes) -> None:
+        async with served() as it:
+            await it.rig.there("a", b"at hand")
+            peer = await it.connect()
+            await peer.get("a", request_id=1)
+            await peer.send(request_frame)
+            await ends_with(peer, it, "request id 0")
+
     async def test_a_fault_of_ours(self) -> None:
         """Whatever goes wrong in the door itself is told; the peer is not left waiting."""
         async with served() as it:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +44,21 @@ def put(size: int | None, flags: int, *, key: bytes = b"a/b", body: bytes = b"",
 
 def data(body: bytes) -> bytes:
     return encode_frame(Opcode.DATA, ID, body=body)
+
+
+ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def fallocate(fd: int, size: int) -> None:
+    """Allocate ``size`` bytes without changing the file's length, which ``os.posix_fallocate`` cannot."""
+    keep_size = 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.fallocate(fd, keep_size, ctypes.c_long(0), ctypes.c_long(size)) == 0
+
+
+def held_inodes() -> set[int]:
+    """Of all files that this process has open."""
+    return {path.stat().st_ino for path in Path("/proc/self/fd").iterdir() if path.exists()}
 
 
 END = encode_frame(Opcode.END, ID)
@@ -351,6 +368,26 @@ class TestDescriptor:
                 os.pwrite(file.fd, b"changed", 0)
             file.close()
             assert await it.rig.get("a/b") == pattern(100_000)
+
+    @pytest.mark.parametrize("kind", ["hole", "hidden room"])
+    async def test_a_memfd_that_is_not_what_it_says_is_copied(self, kind: str) -> None:
+        """A hole is filled by whoever reads it, room behind the end is kept unseen: neither would be counted."""
+        async with uploading(1_000_000, Flag.DESCRIPTOR) as (it, peer):
+            file = Descriptor(os.memfd_create("test", os.MFD_ALLOW_SEALING))
+            if kind == "hole":
+                os.ftruncate(file.fd, 1_000_000)
+                content = bytes(1_000_000)
+            else:
+                content = pattern(1_000_000)
+                os.write(file.fd, content)
+                fallocate(file.fd, 5_000_000)
+            fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, ALL_SEALS)
+            inode = os.fstat(file.fd).st_ino
+            await peer.send(DESCRIPTOR, file.fd)
+            await stored(peer)
+            file.close()
+            assert await it.rig.get("a/b") == content
+            assert inode not in held_inodes()
 
     async def test_silence(self) -> None:
         async with uploading(5, Flag.DESCRIPTOR, NativeLimits(stall_timeout_s=0.02)) as (_, peer):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.tiers import entry_of, memfd, object_files
 from tiered_store.key import Key
-from tiered_store.objects import Descriptor, Entry, FileBody, ObjectInfo
+from tiered_store.objects import Descriptor, Entry, FileBody, ObjectInfo, body_size
 from tiered_store.tiers.directory import CacheDirectory
 from tiered_store.tiers.index import Index
 from tiered_store.tiers.rawdisk import StoredFile
@@ -85,6 +85,30 @@ def test_a_copy_that_cannot_be_finished_is_removed(directory, stage, monkeypatch
     monkeypatch.setattr("tiered_store.tiers.staging.write_all", fail)
     with pytest.raises(OSError):
         stage().value(Key("a"), entry)
+    assert object_files(directory.path) == []
+
+
+@pytest.mark.parametrize("body", [b"new", memfd(bytes(LARGE))], ids=["row", "file"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"modified_ns": 2**63},
+        {"modified_ns": None},
+        {"content_type": 7},
+        {"metadata": {"a": object()}},
+        {"etag": "lone \ud800"},
+        {"metadata": {"a": "lone \ud800"}},
+    ],
+    ids=str,
+)
+def test_an_entry_that_cannot_be_encoded_is_declined_alone(directory, index, stage, body, said):
+    index.apply([(Key("bad"), b"old"), (Key("good"), b"old")])
+    info = ObjectInfo("bad", body_size(body), **{"etag": "v2", **said})
+    batch = [(Key("bad"), Entry(info, body, validated_at=5.0)), (Key("good"), entry_of("good", b"new"))]
+    staging = stage()
+    index.apply([(key, staging.value(key, entry)) for key, entry in batch])
+    assert index.get(Key("bad")) is None, "what is older must not be answered"
+    assert index.get(Key("good")).endswith(b"new")
     assert object_files(directory.path) == []
 
 

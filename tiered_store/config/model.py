@@ -35,6 +35,8 @@ _MIB = 2**20
 _GIB = 2**30
 #: One piece of an object on its way through a fill (origins/base.py); a smaller budget could not hold any.
 _FILL_MIN_BYTES = _MIB
+#: Metadata travels in the head of a message, 64 KiB at most, together with the key and the lengths of its texts.
+_METADATA_MAX_BYTES = 32 * 1024
 
 
 class Section(BaseModel):
@@ -95,7 +97,7 @@ class LimitsSection(Section):
     """What one request may bring."""
 
     max_object_bytes: ByteSize = 16 * _GIB
-    max_metadata_bytes: Annotated[ByteSize, Field(ge=256, le=_MIB)] = 16 * 1024
+    max_metadata_bytes: Annotated[ByteSize, Field(ge=256, le=_METADATA_MAX_BYTES)] = 16 * 1024
 
 
 class PolicyRule(Section):

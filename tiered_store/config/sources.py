@@ -6,6 +6,7 @@ one is nearest. The invariant: each value carries the source that a fault about 
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ def from_file(path: Path) -> Layer:
     """Read a TOML file."""
     layer, source = Layer(), str(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for somebody to write into it
+            layer.faults.append(Fault(source, "", "cannot be read: it is not a regular file"))
+            return layer
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         layer.faults.append(Fault(source, "", f"cannot be read: {error.strerror}; check the path and its permissions"))

@@ -32,6 +32,10 @@ ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno
 
 _READS = frozenset({"stat", "open", "list"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SHORT = {
+    errno.EMFILE: "this daemon's limit (LimitNOFILE, ulimit -n)",
+    errno.ENFILE: "the system's limit (fs.file-max)",
+}
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -66,6 +70,12 @@ def error_of(error: OSError, operation: str, name: str, root: Path) -> StoreErro
     if number == errno.EXDEV:
         return OriginUnavailable(
             f"another file system is mounted below {root}, which must be one file system", key=name, retryable=False
+        )
+    if number in _SHORT:
+        return OriginUnavailable(
+            f"{operation} of {path} needs a file descriptor and none is left: {_SHORT[number]} "
+            "on open files is too low for what goes on now",
+            key=name,
         )
     return OriginUnavailable(f"{operation} of {path} failed: {reason}", key=name)
 

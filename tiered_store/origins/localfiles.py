@@ -47,6 +47,8 @@ __all__ = ["LocalFiles", "OpenFile", "read_chunk"]
 _FOR_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 #: A put loses its directory to a concurrent delete, or a read its file to a concurrent put, at most this often.
 _ATTEMPTS = 64
+#: File systems keep times far outside the years 1677 to 2262; messages and records have 64 bits for nanoseconds.
+_MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,14 @@ def read_chunk(descriptor: Descriptor, info: ObjectInfo, position: int, count: i
     if missing or version_of(os.fstat(descriptor.fd)) != info.etag:
         raise OriginUnavailable("the file was changed while it was being read", key=info.key)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _information(name: str, status: os.stat_result, headers: PutHeaders) -> ObjectInfo:
+    # The etag keeps the time as it is: it tells versions apart.
+    modified_ns = min(max(status.st_mtime_ns, _MIN_NS), _MAX_NS)
+    return ObjectInfo(
+        name, status.st_size, version_of(status), headers.content_type, dict(headers.metadata), modified_ns
+    )
 
 
 class LocalFiles:
@@ -275,7 +285,7 @@ class LocalFiles:
             if version_at(parent, leaf) != version:
                 return None
             headers = PutHeaders()
-        return ObjectInfo(name, status.st_size, version, headers.content_type, headers.metadata, status.st_mtime_ns)
+        return _information(name, status, headers)
 
     def _commit(self, temporary: TemporaryFile, name: str, headers: PutHeaders) -> ObjectInfo:
         """Make a written file durable and put it in its place, with its sidecar."""
@@ -295,9 +305,7 @@ class LocalFiles:
                 self._sidecars.remove(name, version)
         if replaced is not None and replaced != version:
             self._sidecars.remove(name, replaced)
-        return ObjectInfo(
-            name, status.st_size, version, headers.content_type, dict(headers.metadata), status.st_mtime_ns
-        )
+        return _information(name, status, headers)
 
     def _install(self, temporary: TemporaryFile, name: str) -> str | None:
         """Rename a file into its place, durably; the version that was there before."""

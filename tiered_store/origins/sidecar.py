@@ -35,8 +35,11 @@ logger = logging.getLogger(__name__)
 
 _MAGIC = b"tiered_store sidecar "
 _FORMAT = b"1"
-#: Far above what doors accept as metadata; a file beyond it is not one of ours.
-_MAX_BYTES = 256 * 1024
+#: Content type and metadata, with what a message adds to each pair: they have to fit its head together with a key.
+_MAX_SAID_BYTES = 48 * 1024
+_PAIR_BYTES = 4
+#: Above what that takes as JSON, which spells a control character with six; a file beyond it is not one of ours.
+_MAX_FILE_BYTES = 320 * 1024
 #: So many faulty sidecars are remembered, to log each one once.
 _MAX_REMEMBERED = 1024
 #: A sidecar without its file is an orphan only if no writer can be between writing the two.
@@ -46,7 +49,7 @@ _SWEEP_SLICE = 256
 
 
 def version_of(status: os.stat_result) -> str:
-    """The etag of a file: inode, size and mtime in hex, at most 50 characters.
+    """The etag of a file: inode, size and mtime in hex, at most 60 characters.
 
     Writers of the origin give each file an mtime of its own, so a reused inode does not repeat an etag.
     """
@@ -73,13 +76,14 @@ def encode(name: str, headers: PutHeaders) -> bytes:
 
     Raises:
         TooLarge: more metadata than a sidecar holds.
+        UnicodeError: a text that is not Unicode.
     """
+    if _said_bytes(headers) > _MAX_SAID_BYTES:
+        raise TooLarge(f"a local origin keeps at most {_MAX_SAID_BYTES} bytes of metadata with an object", key=name)
     said: dict[str, object] = {"name": name, "metadata": headers.metadata}
     if headers.content_type is not None:
         said["content_type"] = headers.content_type
-    text = json.dumps(said, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
-    if len(text) > _MAX_BYTES:
-        raise TooLarge(f"a local origin keeps at most {_MAX_BYTES} bytes of metadata with an object", key=name)
+    text = json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
     return b"%s%s %08x\n%s\n" % (_MAGIC, _FORMAT, zlib.crc32(text), text)
 
 
@@ -87,7 +91,7 @@ def decode(raw: bytes, name: str) -> PutHeaders:
     """What a sidecar says.
 
     Raises:
-        ValueError: naming what is wrong with it.
+        ValueError, TypeError: naming what is wrong with it.
     """
     line, _, text = raw.partition(b"\n")
     if not line.startswith(_MAGIC):
@@ -98,10 +102,37 @@ def decode(raw: bytes, name: str) -> PutHeaders:
     text = text.removesuffix(b"\n")
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("its checksum is wrong")
-    said = json.loads(text.decode("utf-8", "surrogatepass"))
-    if said["name"] != name:  # two names with one hash: cannot happen by chance
+    said = _parse(text)
+    if said.get("name") != name:  # two names with one hash: cannot happen by chance
         raise ValueError("it describes another object")
-    return PutHeaders(said.get("content_type"), said["metadata"])
+    content_type, metadata = said.get("content_type"), said.get("metadata")
+    if not isinstance(content_type, str | None):
+        raise TypeError("its content type is not a text")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata is not an object of texts")
+    headers = PutHeaders(content_type, metadata)
+    if _said_bytes(headers) > _MAX_SAID_BYTES:
+        raise ValueError(f"it has more than {_MAX_SAID_BYTES} bytes of metadata")
+    return headers
+
+
+def _parse(text: bytes) -> dict[str, object]:
+    """The JSON object of a sidecar; ValueError or TypeError for anything else."""
+    try:
+        said = json.loads(text.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(said, dict):
+        raise TypeError("it is not an object")
+    return said
+
+
+def _said_bytes(headers: PutHeaders) -> int:
+    """What headers take in a message; UnicodeError where one is not Unicode, so cannot be sent."""
+    size = len((headers.content_type or "").encode())
+    return size + sum(
+        len(name.encode()) + len(value.encode()) + _PAIR_BYTES for name, value in headers.metadata.items()
+    )
 
 
 class Sidecars:
@@ -133,7 +164,7 @@ class Sidecars:
             return None
         try:
             return decode(raw, name)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             self._report(name, sidecar, str(error))
             return PutHeaders()
 
@@ -184,11 +215,11 @@ class Sidecars:
             return
         with os.scandir(meta.fd) as entries:
             for number, entry in enumerate(entries, 1):
-                with suppress(OSError, ValueError, KeyError, TypeError):
+                with suppress(OSError, ValueError, TypeError):
                     if now_ns - entry.stat(follow_symlinks=False).st_mtime_ns > _ORPHAN_AGE_NS:
-                        name = json.loads(_read(entry.name, meta.fd).partition(b"\n")[2])["name"]
+                        name = _parse(_read(entry.name, meta.fd).partition(b"\n")[2]).get("name")
                         version = entry.name.partition(".")[2]
-                        if entry.name == _sidecar_name(name, version):
+                        if isinstance(name, str) and entry.name == _sidecar_name(name, version):
                             yield name, version
                 if number % _SWEEP_SLICE == 0:
                     yield None
@@ -202,6 +233,6 @@ def _sidecar_name(name: str, version: str) -> str:
 def _read(sidecar: str, meta: int) -> bytes:
     fd = os.open(sidecar, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=meta)
     try:
-        return os.pread(fd, _MAX_BYTES + 4096, 0)
+        return os.pread(fd, _MAX_FILE_BYTES, 0)
     finally:
         os.close(fd)

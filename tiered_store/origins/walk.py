@@ -58,9 +58,6 @@ class Window:
         return self.low <= low and (self.is_last or (bool(self.entries) and low <= self.entries[-1]))
 
 
-_EMPTY = Window("", [], is_last=True)
-
-
 class Windows:
     """Reads windows and keeps the last few. Safe to use from several threads.
 

@@ -16,6 +16,7 @@ from tiered_store.key import Key
 from tiered_store.objects import Entry
 from tiered_store.stats import StoreStats
 from tiered_store.store.cache import Cache
+from tiered_store.store.damage import KnownDamage
 from tiered_store.store.fill import Fill
 from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
@@ -37,6 +38,7 @@ class Fills:
         cache: where they are installed.
         freshness: dates and judges them.
         negative: where a miss is remembered.
+        damage: where wrong bytes at the origin are remembered.
         stats: fills, coalesced, corrupt, fills_cancelled and fills_superseded move here.
         budget: memory that all fills share.
         max_revalidations: how many may run in the background.
@@ -49,6 +51,7 @@ class Fills:
         cache: Cache,
         freshness: Freshness,
         negative: NegativeCache,
+        damage: KnownDamage,
         stats: StoreStats,
         *,
         budget: ByteBudget,
@@ -60,6 +63,7 @@ class Fills:
         self._cache = cache
         self._freshness = freshness
         self._negative = negative
+        self._damage = damage
         self._stats = stats
         self._max_revalidations = max_revalidations
         self._revalidations = 0
@@ -126,6 +130,8 @@ class Fills:
             fill.fail(error)
         except IntegrityError as error:
             self._stats.corrupt += 1
+            if self.flights.is_current(fill.key, fill):  # else a put has repaired it, or a delete removed it
+                self._damage.remember(fill.key)
             fill.fail(error)
         except StoreError as error:
             fill.fail(error)
@@ -148,6 +154,7 @@ class Fills:
         """Keep the object, unless a write overtook the fill; its own readers get it either way."""
         self._freshness.stamp(entry)
         if self.flights.is_current(fill.key, fill):
+            self._damage.forget(fill.key)
             self._cache.install(fill.key, entry, in_memory=fill.in_memory)
         else:
             self._stats.fills_superseded += 1

@@ -10,7 +10,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 
-from tiered_store.key import is_artifact
 from tiered_store.objects import Entry
 from tiered_store.store.policy import Policies
 
@@ -82,7 +81,8 @@ class Freshness:
         return self.clock() < self._expiry(entry) + self.policies.of(entry.info.key).stale_if_error_s
 
     def _is_suspect(self, entry: Entry) -> bool:
-        return entry.validated_at < self._suspect_before() and not is_artifact(entry.info.key)
+        # Artifacts, too: their bytes can only be right, but they may have been deleted.
+        return entry.validated_at < self._suspect_before()
 
     def _expiry(self, entry: Entry) -> float:
         if entry.fresh_until:

@@ -20,6 +20,9 @@ class StoreLimits:
         fill_buffer_bytes: buffers of all running fills and uploads by descriptor together; those beyond it
             wait their turn.
         spool_memory_bytes: anonymous memory for uploads and fills that find no room in the disk tier.
+        upload_buffer_bytes: pieces that unfinished uploads gather in memory, all together; uploads beyond it
+            write every piece to their file at once.
+        max_uploads: unfinished uploads that may hold a file at once; more are refused.
         max_background_tasks: revalidations and promotions under way at once; more are not started.
         drain_s: how long ``close`` waits for running writes, in seconds.
     """
@@ -28,5 +31,7 @@ class StoreLimits:
     max_metadata_bytes: int = 16 * 1024
     fill_buffer_bytes: int = 64 * _MIB
     spool_memory_bytes: int = 256 * _MIB
+    upload_buffer_bytes: int = 64 * _MIB
+    max_uploads: int = 512
     max_background_tasks: int = 64
     drain_s: float = 30.0

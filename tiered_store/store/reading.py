@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from tiered_store.aio.offload import Offload
-from tiered_store.errors import OriginUnavailable, QuotaExceeded
+from tiered_store.errors import IntegrityError, OriginUnavailable, QuotaExceeded
 from tiered_store.key import Key, is_artifact
 from tiered_store.objects import Entry, FileBody, ObjectInfo, read_body
 from tiered_store.store.fill import Fill, verify_artifact
@@ -151,13 +151,17 @@ class ThroughReading:
         read: the open read.
         offload: where artifacts are hashed.
         leave: called once, when the reader has gone; it closes the read.
+        condemn: called with the key of an artifact whose bytes are wrong.
     """
 
-    def __init__(self, read: UpstreamRead, *, offload: Offload, leave: Callable[[], None]) -> None:
+    def __init__(
+        self, read: UpstreamRead, *, offload: Offload, leave: Callable[[], None], condemn: Callable[[Key], None]
+    ) -> None:
         self.info = read.info
         self._read = read
         self._offload = offload
         self._leave: Callable[[], None] | None = leave
+        self._condemn = condemn
 
     async def entry(self) -> Entry:
         """Raises QuotaExceeded."""
@@ -184,7 +188,11 @@ class ThroughReading:
         if position == size:
             await self._read.next()  # raises if anything follows
         if digest is not None:
-            verify_artifact(Key(self.info.key), digest.hexdigest())
+            try:
+                verify_artifact(Key(self.info.key), digest.hexdigest())
+            except IntegrityError:
+                self._condemn(Key(self.info.key))
+                raise
         if held:
             yield held
 

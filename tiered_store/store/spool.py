@@ -11,6 +11,7 @@ nothing behind.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -22,8 +23,9 @@ from tiered_store.aio.offload import Offload
 from tiered_store.errors import ProtocolError, QuotaExceeded, TooLarge
 from tiered_store.objects import INLINE_MAX_BYTES, Body, Descriptor, FileBody
 from tiered_store.store.memfd import MemoryFile
+from tiered_store.store.uploads import UploadRoom
 
-__all__ = ["GATHER_BYTES", "Spool", "SpoolFile", "SpoolRoom", "Staged"]
+__all__ = ["GATHER_BYTES", "Spool", "SpoolFile", "SpoolRoom", "Staged", "no_room"]
 
 #: Writes are gathered up to here, so that a sender of small pieces does not pay a hop to a thread (some
 #: 40 us) for each; a larger piece goes through in one hop without being copied first.
@@ -107,9 +109,10 @@ class Spool:
         size: the announced size, or None.
         hashed: whether the sha256 is wanted.
         max_bytes: 0, or the largest object taken.
+        uploads: what the spool counts against until it is finished or aborted, or None: it is no upload.
 
     Raises:
-        TooLarge: the announced size is over ``max_bytes``.
+        TooLarge: the announced size is over ``max_bytes``. DaemonUnavailable: too many uploads are under way.
     """
 
     def __init__(
@@ -121,9 +124,13 @@ class Spool:
         size: int | None,
         hashed: bool,
         max_bytes: int,
+        uploads: UploadRoom | None = None,
     ) -> None:
         if max_bytes and size is not None and size > max_bytes:
             raise TooLarge(f"an object must have at most {max_bytes} bytes, this one has {size}")
+        if uploads is not None:
+            uploads.enter()
+        self._uploads = uploads
         self._open_file = open_file
         self._open_memory = open_memory
         self._offload = offload
@@ -131,6 +138,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256() if hashed else None
         self._gathered = bytearray()
+        self._taken = 0  # of the uploads' room; a cancelled write keeps what its thread still uses
         self._accepted = 0
         self._file: SpoolFile | None = None
         self._lock = threading.Lock()
@@ -151,42 +159,51 @@ class Spool:
 
         Raises:
             TooLarge: over the announced size or the bound, before the bytes are taken.
-            QuotaExceeded: there is no room left.
+            QuotaExceeded: there is no room left. ProtocolError: the spool was aborted.
         """
+        self._check_growing()
         total = self._accepted + len(data)
         if self._announced is not None and total > self._announced:
             raise TooLarge(f"more bytes were sent than the {self._announced} announced")
         if self._max_bytes and total > self._max_bytes:
             raise TooLarge(f"an object must have at most {self._max_bytes} bytes")
         self._accepted = total
-        if len(self._gathered) + len(data) < GATHER_BYTES:
+        if len(self._gathered) + len(data) < GATHER_BYTES and self._take(len(data)):
             self._gathered += data
             return
         gathered, self._gathered = self._gathered, bytearray()
         await self._append([gathered, data] if gathered else [data])
+        self._give()
 
     async def finish(self) -> Staged:
         """Close the object; the spool is used up.
 
         Raises:
-            ProtocolError: fewer bytes came than announced.
-            QuotaExceeded: there is no room for the last ones.
+            ProtocolError: fewer bytes came than announced, or the spool was aborted.
+            QuotaExceeded: there is no room for the last ones, or no descriptor is left.
         """
+        self._check_growing()
         if self._announced is not None and self._accepted < self._announced:
             raise ProtocolError(f"the upload ended after {self._accepted} of {self._announced} bytes announced")
         if self._file is None and self._accepted <= INLINE_MAX_BYTES:
-            return Staged.of_bytes(bytes(self._gathered), hashed=self._hash is not None)
-        if self._gathered:
-            gathered, self._gathered = self._gathered, bytearray()
-            await self._append([gathered])
-        return await self._offload.run(self._seal)
+            staged = Staged.of_bytes(bytes(self._gathered), hashed=self._hash is not None)
+        else:
+            if self._gathered:
+                gathered, self._gathered = self._gathered, bytearray()
+                await self._append([gathered])
+            staged = await self._offload.run(self._seal)
+        self._leave()
+        return staged
 
     async def abort(self) -> None:
         """Give everything back; more than once is fine, and so is after ``finish``."""
         self._gathered = bytearray()
-        if self._file is not None and not self._ended:
-            await self._offload.run(self._discard)
-        self._ended = True
+        try:
+            if self._file is not None and not self._ended:
+                await self._offload.run(self._discard)
+        finally:
+            self._ended = True
+            self._leave()
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes that are already there, also after ``finish``: ``offset + length`` is at most ``written``."""
@@ -194,6 +211,25 @@ class Spool:
         if file is None:
             raise ValueError("nothing was written")
         return await self._offload.run(_read_file, file, offset, length)
+
+    def _take(self, size: int) -> bool:
+        if self._uploads is not None:
+            if not self._uploads.take(size):
+                return False
+            self._taken += size
+        return True
+
+    def _give(self) -> None:
+        taken, self._taken = self._taken, 0
+        if self._uploads is not None:
+            self._uploads.give(taken)
+
+    def _leave(self) -> None:
+        """Finished or aborted: count against nothing any more."""
+        self._give()
+        uploads, self._uploads = self._uploads, None
+        if uploads is not None:
+            uploads.leave()
 
     async def _append(self, parts: list[bytearray | bytes | memoryview]) -> None:
         await self.open()
@@ -246,17 +282,31 @@ class Spool:
                 raise QuotaExceeded(f"the room for collecting objects failed: {error.strerror}") from error
 
     def _seal(self) -> Staged:
+        """In a thread: the complete object; a small one, which only went to a file for want of memory, as bytes."""
         with self._lock:
-            staged = Staged(self._growing().body(), self._accepted)
+            file = self._growing()
+            try:
+                small = self._accepted <= INLINE_MAX_BYTES
+                body = _read_file(file, 0, self._accepted) if small else file.body()
+            except OSError as error:
+                raise no_room(error) from error
+            staged = Staged(body, self._accepted)
             self._ended = True
+            if small:
+                file.discard()
         if self._hash is not None:
             staged.digest = self._hash.hexdigest()
         return staged
 
     def _growing(self) -> SpoolFile:
-        if self._ended or self._file is None:
+        self._check_growing()
+        if self._file is None:
             raise ProtocolError("the upload was given up")
         return self._file
+
+    def _check_growing(self) -> None:
+        if self._ended:
+            raise ProtocolError("the upload was given up")
 
     def _discard(self) -> None:
         with self._lock:
@@ -264,6 +314,14 @@ class Spool:
             file, self._file = self._file, None
         if file is not None:
             file.discard()
+
+
+def no_room(error: OSError) -> QuotaExceeded:
+    """What the sender is told where no file can be had: mostly the daemon is short of descriptors, for a while."""
+    reason = error.strerror or str(error)
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        reason += "; the limit of open files (LimitNOFILE, ulimit -n) is too low for what goes on"
+    return QuotaExceeded(f"no room to collect the object: {reason}", retryable=True)
 
 
 def _read_file(file: SpoolFile, offset: int, length: int) -> bytes:

@@ -14,10 +14,11 @@ import os
 
 from tiered_store.aio.limits import ByteBudget
 from tiered_store.aio.offload import Offload
-from tiered_store.errors import ProtocolError, QuotaExceeded, TooLarge
+from tiered_store.errors import ProtocolError, TooLarge
 from tiered_store.objects import INLINE_MAX_BYTES, Body, Descriptor, FileBody, read_body
 from tiered_store.store.memfd import MemoryFile, MemoryRoom
-from tiered_store.store.spool import Spool, SpoolFile, SpoolRoom, Staged
+from tiered_store.store.spool import Spool, SpoolFile, SpoolRoom, Staged, no_room
+from tiered_store.store.uploads import UploadRoom
 
 __all__ = ["Staging", "digest_body"]
 
@@ -75,6 +76,8 @@ class Staging:
     Args:
         room: the disk tier, or None.
         memory: the bound of the refuge.
+        uploads: what unfinished uploads may hold together. Not the budget below: its takers wait for it,
+            and an upload that waited for what others hold until their peers go on could wait for ever.
         budget: memory for buffers, shared with the fills.
         offload: where blocking work runs.
         max_object_bytes: the largest upload, 0 for no bound.
@@ -84,6 +87,7 @@ class Staging:
         self,
         room: SpoolRoom | None,
         memory: MemoryRoom,
+        uploads: UploadRoom,
         *,
         budget: ByteBudget,
         offload: Offload,
@@ -92,14 +96,15 @@ class Staging:
         self._room = room
         self._budget = budget
         self._memory = memory
+        self._uploads = uploads
         self._offload = offload
         self._max_object_bytes = max_object_bytes
 
     def spool(self, size: int | None, *, hashed: bool, bounded: bool = True) -> Spool:
-        """Room for one object; unbounded for what the origin already holds.
+        """Room for one object, to be finished or aborted; unbounded for what the origin already holds.
 
         Raises:
-            TooLarge: the announced size is over the bound.
+            TooLarge: the announced size is over the bound. DaemonUnavailable: too many uploads are under way.
         """
         return Spool(
             open_file=self._open_file,
@@ -108,6 +113,7 @@ class Staging:
             size=size,
             hashed=hashed,
             max_bytes=self._max_object_bytes if bounded else 0,
+            uploads=self._uploads if bounded else None,
         )
 
     async def adopt(self, descriptor: Descriptor, size: int, *, hashed: bool) -> Staged:
@@ -133,7 +139,7 @@ class Staging:
 
         Raises:
             TooLarge: over the bound. ProtocolError: the file ends before ``size`` bytes, or cannot be read.
-            QuotaExceeded: no room for the copy.
+            QuotaExceeded: no room for the copy. DaemonUnavailable: too many uploads are under way.
         """
         self.check_size(size)
         if size <= INLINE_MAX_BYTES:
@@ -189,7 +195,7 @@ class Staging:
         return await self._offload.run(digest_body, body)
 
     def _copy_to_memory(self, body: FileBody) -> FileBody:
-        copy = MemoryFile(self._memory, body.size)
+        copy = self._open_memory(body.size)
         for offset in range(0, body.size, _PIECE_BYTES):
             copy.write(read_body(body, offset, _PIECE_BYTES))
         return copy.body()
@@ -210,7 +216,7 @@ class Staging:
         try:
             return MemoryFile(self._memory, size)
         except OSError as error:
-            raise QuotaExceeded(f"no room to collect the object: {error.strerror}", retryable=True) from error
+            raise no_room(error) from error
 
 
 def _read_exactly(descriptor: Descriptor, offset: int, piece: memoryview) -> None:

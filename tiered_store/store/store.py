@@ -25,6 +25,7 @@ from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
 from tiered_store.origins.base import CHUNK_BYTES, Listing, Origin, PutHeaders
 from tiered_store.stats import StoreStats, TierStats
 from tiered_store.store.cache import Cache, DiskPlace, MemoryPlace
+from tiered_store.store.damage import KnownDamage
 from tiered_store.store.fill import Fill
 from tiered_store.store.fills import Fills
 from tiered_store.store.freshness import Freshness
@@ -37,6 +38,7 @@ from tiered_store.store.promotion import Lookups, Promotions
 from tiered_store.store.reading import Reading, SharedReading, ThroughReading
 from tiered_store.store.spool import Spool, Staged
 from tiered_store.store.staging import Staging
+from tiered_store.store.uploads import UploadRoom
 from tiered_store.store.upstream import Upstream
 from tiered_store.store.writes import Writes
 
@@ -85,10 +87,12 @@ class Store:
         self._budget = ByteBudget(max(limits.fill_buffer_bytes, INLINE_MAX_BYTES))
         self._closers = TaskSet("closing a read", log_faults=True)
         self._negative = NegativeCache(clock)
+        self._damage = KnownDamage()
         self._upstream = Upstream(origin, self._counters.origin)
         self._staging = Staging(
             disk,
             MemoryRoom(limits.spool_memory_bytes),
+            UploadRoom(limits.upload_buffer_bytes, limits.max_uploads),
             budget=self._budget,
             offload=self._offload,
             max_object_bytes=limits.max_object_bytes,
@@ -104,7 +108,15 @@ class Store:
             self._cache, self._freshness, self._staging, max_running=limits.max_background_tasks
         )
         self._lookups = Lookups(self._cache, self._promotions)
-        common = (self._upstream, self._staging, self._cache, self._freshness, self._negative, self._counters)
+        common = (
+            self._upstream,
+            self._staging,
+            self._cache,
+            self._freshness,
+            self._negative,
+            self._damage,
+            self._counters,
+        )
         self._fills = Fills(*common, budget=self._budget, max_revalidations=limits.max_background_tasks)
         self._writes = Writes(
             *common,
@@ -277,7 +289,11 @@ class Store:
     # ----------------------------------------------------------------- writes
 
     def spool(self, size: int | None, *, hashed: bool) -> Spool:
-        """Room for one upload of ``size`` bytes (None: not known). Raises TooLarge."""
+        """Room for one upload of ``size`` bytes (None: not known), to be finished or aborted.
+
+        Raises:
+            TooLarge: over the bound. DaemonUnavailable: too many uploads are under way.
+        """
         self._check_open()
         return self._staging.spool(size, hashed=hashed)
 
@@ -291,7 +307,7 @@ class Store:
         return await self._staging.adopt(descriptor, size, hashed=hashed)
 
     async def stage_file(self, descriptor: Descriptor, size: int, *, hashed: bool) -> Staged:
-        """Any other file as an upload, copied. Raises TooLarge, ProtocolError, QuotaExceeded."""
+        """Any other file as an upload, copied. Raises as ``Staging.stage_file``."""
         self._check_open()
         return await self._staging.stage_file(descriptor, size, hashed=hashed)
 
@@ -313,7 +329,7 @@ class Store:
     async def copy(self, source: Key, target: Key) -> ObjectInfo:
         """Copy inside the origin. See ``Writes.copy``."""
         self._check_open()
-        return await self._writes.copy(source, target)
+        return await self._writes.copy(_canonical(source), target)
 
     def found_corrupt(self, key: Key) -> None:
         """The disk tier found an object with wrong bytes and dropped it; its reader goes on to the origin."""
@@ -391,7 +407,7 @@ class Store:
             self._budget.give(taken)
             self._closers.start(read.close())
 
-        return ThroughReading(read, offload=self._offload, leave=leave)
+        return ThroughReading(read, offload=self._offload, leave=leave, condemn=self._damage.remember)
 
     def _reading(self, source: Entry | Fill, info: ObjectInfo) -> Reading:
         return SharedReading(source, info, offload=self._offload, leave=self._fills.leave, forget=self._cache.forget)

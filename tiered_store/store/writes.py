@@ -30,6 +30,7 @@ from tiered_store.objects import Body, Entry, ObjectInfo, body_size
 from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import StoreStats
 from tiered_store.store.cache import Cache
+from tiered_store.store.damage import KnownDamage
 from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
 from tiered_store.store.listing import list_keys
@@ -57,6 +58,7 @@ class Writes:
         cache: the tiers.
         freshness: dates what was written.
         negative: remembered misses, which a write ends.
+        damage: artifacts with wrong bytes at the origin, which a put repairs.
         stats: uploads and uploads_skipped move here.
         flights: what a write overtakes.
         max_metadata_bytes: bound of content type and user metadata.
@@ -69,6 +71,7 @@ class Writes:
         cache: Cache,
         freshness: Freshness,
         negative: NegativeCache,
+        damage: KnownDamage,
         stats: StoreStats,
         *,
         flights: Sequence[Flights[Any]],
@@ -79,6 +82,7 @@ class Writes:
         self._cache = cache
         self._freshness = freshness
         self._negative = negative
+        self._damage = damage
         self._flights = flights
         self._stats = stats
         self._max_metadata_bytes = max_metadata_bytes
@@ -129,7 +133,8 @@ class Writes:
 
         Raises:
             InvalidKey: the target is an artifact or a path below the artifacts' directory: only a put
-                verifies. NotFound: no source. Others as ``Origin.copy``.
+                verifies. NotFound: no source. IntegrityError: the source is an artifact that is known to have
+                wrong bytes at the origin. Others as ``Origin.copy``.
         """
         _refuse_artifact_path(target)
         if is_artifact(target):
@@ -158,6 +163,7 @@ class Writes:
                 self._failed([key], error)
                 raise
             self._stats.uploads += 1
+            self._damage.forget(key)
         else:
             self._stats.uploads_skipped += 1
             held = self._cache.peek(key)
@@ -174,7 +180,10 @@ class Writes:
 
         The tiers are not asked, although it would be quicker: what they hold may be gone from the origin
         (deleted there by somebody else), and then an upload that was skipped is a put that is lost.
+        Damaged bytes are not those at hand: the upload repairs them.
         """
+        if self._damage.holds(key):
+            return None
         try:
             info = await self._upstream.stat(key)
         except NotFound:
@@ -189,10 +198,18 @@ class Writes:
             raise
         for key in keys:
             self._overtake(key)
+            self._damage.forget(key)
             self._cache.forget(key)
         return count
 
     async def _copy(self, source: Key, target: Key) -> ObjectInfo:
+        if self._damage.holds(source):
+            raise IntegrityError(
+                "the origin holds other bytes than the digest says; putting the artifact again repairs it",
+                key=source,
+                expected=digest_of(source),
+                source="origin",
+            )
         try:
             info = await self._upstream.copy(source, target)
         except BaseException as error:

@@ -22,7 +22,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tiered_store.objects import Descriptor
@@ -32,6 +32,8 @@ from tiered_store.tiers.rawdisk import OBJECTS
 __all__ = ["INDEX_NAME", "CacheDirectory", "Marks"]
 
 INDEX_NAME = "cache.db"
+#: A run's number is the upper half of a 64-bit epoch.
+_MAX_RUNS = 2**32 - 1
 _LOCK, _CLEAN, _REBUILD, _SPOOL, _BROKEN = "lock", "clean", "rebuild", "spool", "broken"
 
 
@@ -106,8 +108,11 @@ class CacheDirectory:
         try:
             last = int(text or b"0")
         except ValueError:
+            last = -1
+        if not 0 <= last < _MAX_RUNS:
             last = int(time.time())  # somebody wrote into it; more than any count of runs
         os.pwrite(fd, b"%-20d\n" % (last + 1), 0)
+        os.ftruncate(fd, 21)
         os.fsync(fd)
         return last + 1
 
@@ -119,15 +124,17 @@ class CacheDirectory:
         """
         path = self.path / _CLEAN
         try:
-            text = path.read_text()
+            text = path.read_bytes()
         except FileNotFoundError:
             return None
         path.unlink()
         self._sync()
         try:
-            return Marks(**json.loads(text))
-        except (ValueError, TypeError):
+            marks = Marks(**json.loads(text))
+        except (ValueError, TypeError, RecursionError):
             return None
+        # What somebody else wrote may have any type.
+        return marks if all(type(getattr(marks, one.name)).__name__ == one.type for one in fields(marks)) else None
 
     def leave_marks(self, marks: Marks) -> None:
         """Note, durably, that this run has ended in order.

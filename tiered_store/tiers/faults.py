@@ -1,4 +1,4 @@
-"""What can go wrong on a disk, in four words; the one place where foreign errors are translated.
+"""What can go wrong on a disk, in five words; the one place where foreign errors are translated.
 
 Knows SQLite's and the system's error codes, and nothing of keys or entries. The invariant: what leaves
 :func:`translated` is a :class:`TierFault`, a :class:`Damaged`, or a bug.
@@ -7,6 +7,7 @@ Knows SQLite's and the system's error codes, and nothing of keys or entries. The
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ class Kind(Enum):
     """What a fault asks for."""
 
     FULL = "full"  # no room, in the file system or a quota: make room, decline, go on
-    BUSY = "busy"  # no descriptor, no memory, a lock not given in time: try again soon
+    BUSY = "busy"  # a lock not given in time: try again soon; if that goes on, the disk is at fault
+    SHORT = "short"  # this process has no descriptor or memory left: try again soon; never the disk's fault
     CORRUPT = "corrupt"  # the index cannot be understood: start a new one
     FAULTY = "faulty"  # the disk fails, is read-only or gone: set the tier aside and probe it
 
@@ -51,17 +53,19 @@ class Gone(Exception):
 _ERRNOS = {
     errno.ENOSPC: Kind.FULL,
     errno.EDQUOT: Kind.FULL,
-    errno.EMFILE: Kind.BUSY,
-    errno.ENFILE: Kind.BUSY,
-    errno.ENOMEM: Kind.BUSY,
+    errno.EMFILE: Kind.SHORT,
+    errno.ENFILE: Kind.SHORT,
+    errno.ENOMEM: Kind.SHORT,
 }
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+_HINT = "the limit of open files (LimitNOFILE, ulimit -n) is too low for what goes on"
 # By primary result code (https://www.sqlite.org/rescode.html). SQLITE_ERROR is "no such table" or
 # "no such column" here, since every statement is diskcache's own: the file is not the index we made.
 _SQLITE = {
     sqlite3.SQLITE_FULL: Kind.FULL,
     sqlite3.SQLITE_BUSY: Kind.BUSY,
     sqlite3.SQLITE_LOCKED: Kind.BUSY,
-    sqlite3.SQLITE_NOMEM: Kind.BUSY,
+    sqlite3.SQLITE_NOMEM: Kind.SHORT,
     sqlite3.SQLITE_PROTOCOL: Kind.BUSY,
     sqlite3.SQLITE_CORRUPT: Kind.CORRUPT,
     sqlite3.SQLITE_NOTADB: Kind.CORRUPT,
@@ -82,8 +86,19 @@ def _of_sqlite(error: sqlite3.Error) -> TierFault:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by the Python module itself, e.g. for text that is not UTF-8
         return TierFault(Kind.CORRUPT, f"index: {error}")
+    if code & 0xFF == sqlite3.SQLITE_CANTOPEN and _is_out_of_descriptors():
+        return TierFault(Kind.SHORT, f"index: {error}; {_HINT}")
     kind = _SQLITE_EXTENDED.get(code) or _SQLITE.get(code & 0xFF, Kind.FAULTY)
     return TierFault(kind, f"index: {error} ({error.sqlite_errorname})")
+
+
+def _is_out_of_descriptors() -> bool:
+    """SQLite does not say why it could not open a file; whether that would work for us tells."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in _NO_DESCRIPTOR
+    return False
 
 
 @contextmanager
@@ -103,4 +118,5 @@ def translated() -> Iterator[None]:
     except sqlite3.Error as error:
         raise _of_sqlite(error) from error
     except OSError as error:
-        raise TierFault(_ERRNOS.get(error.errno or 0, Kind.FAULTY), str(error)) from error
+        reason = f"{error}; {_HINT}" if error.errno in _NO_DESCRIPTOR else str(error)
+        raise TierFault(_ERRNOS.get(error.errno or 0, Kind.FAULTY), reason) from error

@@ -8,6 +8,7 @@ the transaction is through, :meth:`Staging.undo` leaves nothing behind.
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -98,7 +99,11 @@ class Staging:
         return sum(spool.settle() for spool in self._spools)
 
     def _packed(self, key: Key, entry: Entry, crc: int) -> bytes:
-        return encode(Record(entry.info.renamed(key), crc, entry.validated_at, self._epoch))
+        try:
+            return encode(Record(entry.info.renamed(key), crc, entry.validated_at, self._epoch))
+        except (struct.error, TypeError, AttributeError) as error:
+            # Declined alone, like a record that is too long: a fault here would set the whole tier aside.
+            raise ValueError("an entry that no record can hold") from error
 
     def _file(self, key: Key, entry: Entry, body: FileBody) -> StoredFile:
         spool = self._own_spool(body)

@@ -100,7 +100,7 @@ class Volume:
             try:
                 self._index = self._open_index()
             except TierFault as fault:
-                if fault.kind in {Kind.FULL, Kind.BUSY}:
+                if fault.kind in {Kind.FULL, Kind.BUSY, Kind.SHORT}:
                     raise
                 # Plain files work in this directory, so it is the index that is broken.
                 self._directory.abandon_index()

@@ -43,6 +43,7 @@ def told(number: int, operation: str = "put") -> StoreError:
         (errno.ESTALE, OriginUnavailable),
         (errno.ETIMEDOUT, OriginUnavailable),
         (errno.EMFILE, OriginUnavailable),
+        (errno.ENFILE, OriginUnavailable),
         (errno.ENOENT, OriginUnavailable),
         (errno.EXDEV, OriginUnavailable),
     ],
@@ -73,6 +74,8 @@ def test_messages_say_where_and_what_to_do() -> None:
     assert f"uid {os.geteuid()} may not put /srv/objects/a/b: Permission denied" in told(errno.EACCES).message
     assert "255 bytes" in told(errno.ENAMETOOLONG).message
     assert "put of /srv/objects/a/b failed: Input/output error" in told(errno.EIO).message
+    assert "this daemon's limit (LimitNOFILE, ulimit -n)" in told(errno.EMFILE, "open").message
+    assert "the system's limit (fs.file-max)" in told(errno.ENFILE).message
     assert "one file system" in told(errno.EXDEV).message
 
 

@@ -142,7 +142,9 @@ class TestHandMadeFiles:
         def with_time(call: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
             # Not by utime: file systems differ in the times that they can keep.
             def changed(*args: Any, **kwargs: Any) -> os.stat_result:
-                return os.stat_result(tuple(call(*args, **kwargs)), {"st_mtime_ns": mtime_ns})
+                status = call(*args, **kwargs)
+                times = {"st_mtime_ns": mtime_ns, "st_ctime_ns": status.st_ctime_ns}
+                return os.stat_result(tuple(status), times)
 
             return changed
 

@@ -81,9 +81,11 @@ def test_suspects_are_not_fresh_until_vouched_for_once() -> None:
         assert not judge.freshness.judge(judge.entry(key, age_s=2, etag="2"))
 
 
-def test_artifacts_are_never_suspect() -> None:
+def test_artifacts_are_suspect_too() -> None:
+    """Their bytes can only be right, but one may have been deleted while the disk tier did not take notice."""
     judge = Judge(suspect_before=9_999.0)
-    assert judge.freshness.judge(judge.entry(ARTIFACT, age_s=2))
+    assert not judge.freshness.judge(judge.entry(ARTIFACT, age_s=2))
+    assert judge.freshness.serves_on_error(judge.entry(ARTIFACT, age_s=2))
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -1,6 +1,8 @@
 """Large objects on disk: served from there, copied into memory at the second read."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,26 @@ async def test_promotions_are_bounded_in_number_and_in_room(tmp_path: Path) -> N
         await rig.get("two")
         await promoted(rig)
         assert kept(rig, Key("two"))
+
+
+async def test_a_lack_of_descriptors_does_not_condemn_what_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with store_rig(disk=FakeDisk(tmp_path)) as rig:
+        await on_disk(rig)
+        await rig.get("sessions/a")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "memfd_create", no_more)
+            await rig.get("sessions/a")
+            await promoted(rig)
+        assert not kept(rig)
+        assert K in rig.disk.entries
+        await rig.get("sessions/a")
+        await promoted(rig)
+        assert kept(rig)
 
 
 async def test_a_memory_file_that_the_disk_tier_still_holds_is_not_copied(tmp_path: Path) -> None:

@@ -62,17 +62,20 @@ async def test_peek_takes_any_text_and_counts_nothing_when_it_knows_nothing(tmp_
         assert rig.counter("disk")["misses"] == 0
 
 
-async def test_many_keys_are_peeked_at_in_their_order(tmp_path: Path) -> None:
+async def test_many_bodies_at_once_or_none(tmp_path: Path) -> None:
     async with store_rig(disk=FakeDisk(tmp_path)) as rig:
         rig.disk.peeks = True
         for name in ("a", "b", "c"):
             await rig.put(name, name.encode())
         rig.memory.discard(Key("b"))
-        answers = rig.store.peek_many(["c", "nobody", "b", "a\0", "a"])
-        assert [answer and answer.body for answer in answers] == [b"c", None, b"b", None, b"a"]
-        assert (rig.counter("memory")["hits"], rig.counter("disk")["hits"]) == (2, 1)
+        assert rig.store.peek_bodies(["c", "a"], 2) == [b"c", b"a"]
+        assert rig.counter("memory")["hits"] == 2
+        for keys, max_bytes in ((["c", "nobody"], 10), (["c", "b"], 10), (["a\0"], 10), (["a", "c"], 1)):
+            assert rig.store.peek_bodies(keys, max_bytes) is None
         rig.advance(61)
-        assert rig.store.peek_many(["a", "b"]) == [None, None]
+        assert rig.store.peek_bodies(["a"], 10) is None
+        assert rig.store.peek_bodies([], 10) == []
+        assert (rig.counter("memory")["hits"], rig.counter("disk")["hits"]) == (2, 0)
 
 
 async def test_a_small_object_on_disk_moves_up_at_its_first_read(tmp_path: Path) -> None:

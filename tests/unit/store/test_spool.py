@@ -1,31 +1,35 @@
 import asyncio
+import errno
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.faults import FakeDisk
+from tests.support.faults import FakeDisk, FakeSpoolFile
 from tests.support.origins import open_descriptors, pattern
 from tests.support.store import until
 from tiered_store.aio.limits import ByteBudget
 from tiered_store.aio.offload import Offload
-from tiered_store.errors import ProtocolError, QuotaExceeded, TooLarge
+from tiered_store.errors import DaemonUnavailable, ProtocolError, QuotaExceeded, TooLarge
 from tiered_store.objects import INLINE_MAX_BYTES, FileBody, read_body
 from tiered_store.store.memfd import MemoryRoom
 from tiered_store.store.spool import GATHER_BYTES, Spool, Staged
 from tiered_store.store.staging import Staging
+from tiered_store.store.uploads import UploadRoom
 
 MIB = 1024 * 1024
 
 
 class Rooms:
     def __init__(self, directory: Path, *, has_disk: bool = True, memory_bytes: int = 4 * MIB, most: int = 0) -> None:
+        self.uploads = UploadRoom(64 * MIB, 4)
         self.disk = FakeDisk(directory)
         self.offload = Offload(2, "test")
         self.staging = Staging(
             self.disk if has_disk else None,
             MemoryRoom(memory_bytes),
+            self.uploads,
             budget=ByteBudget(64 * MIB),
             offload=self.offload,
             max_object_bytes=most,
@@ -114,6 +118,7 @@ async def test_sizes_are_enforced_before_the_bytes_are_taken(tmp_path: Path) -> 
     await spool.write(b"x" * 1000)
     with pytest.raises(TooLarge, match="at most 1000"):
         await spool.write(b"x")
+    await spool.abort()
     spool = rooms.spool(10)
     with pytest.raises(TooLarge, match="10 announced"):
         await spool.write(b"x" * 11)
@@ -221,3 +226,103 @@ async def test_a_spool_file_that_cannot_be_read_back(rooms: Rooms) -> None:
 def test_only_small_bytes_are_staged_in_memory() -> None:
     with pytest.raises(ValueError, match="too many"):
         Staged.of_bytes(bytes(INLINE_MAX_BYTES + 1), hashed=False)
+
+
+async def test_all_uploads_together_gather_no_more_than_they_may(rooms: Rooms) -> None:
+    rooms.uploads = rooms.staging._uploads = UploadRoom(300_000, 4)
+    data = pattern(500_000)
+    spools = [rooms.spool(None, hashed=True) for _ in range(3)]
+    for start in range(0, len(data), 50_000):
+        for spool in spools:
+            await spool.write(data[start : start + 50_000])
+        assert sum(len(spool._gathered) for spool in spools) == rooms.uploads.used_bytes <= 300_000
+    for spool in spools:
+        staged = await spool.finish()
+        assert read_body(staged.body) == data
+        assert staged.digest == hashlib.sha256(data).hexdigest()
+    assert (rooms.uploads.used_bytes, rooms.uploads.uploads) == (0, 0)
+
+
+async def test_beyond_the_allowance_pieces_are_written_at_once(rooms: Rooms) -> None:
+    rooms.uploads = rooms.staging._uploads = UploadRoom(1000, 4)
+    first, second = rooms.spool(None), rooms.spool(None)
+    await first.write(b"x" * 900)
+    await second.write(b"y" * 200)
+    assert (first.written, second.written) == (0, 200)
+    await first.abort()
+    assert rooms.uploads.used_bytes == 0
+    await second.write(b"y" * 200)
+    assert second.written == 200  # gathered again
+    await second.abort()
+    assert (rooms.uploads.used_bytes, rooms.uploads.uploads) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [1000, INLINE_MAX_BYTES])
+async def test_a_small_upload_that_went_to_a_file_ends_as_bytes(rooms: Rooms, size: int) -> None:
+    rooms.uploads = rooms.staging._uploads = UploadRoom(300, 4)
+    data = pattern(size)
+    staged = await fill(rooms.spool(None, hashed=True), data, 400)
+    assert staged.body == data
+    assert staged.digest == hashlib.sha256(data).hexdigest()
+    assert rooms.disk.spools == 0
+
+
+async def test_a_cancelled_write_gives_back_what_was_gathered(rooms: Rooms) -> None:
+    spool = rooms.spool(None)
+    await spool.write(pattern(100_000))
+    assert rooms.uploads.used_bytes == 100_000
+    writer = asyncio.create_task(spool.write(pattern(16 * MIB)))
+    await asyncio.sleep(0)
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    await asyncio.gather(spool.abort(), spool.abort())
+    await spool.abort()
+    assert (rooms.uploads.used_bytes, rooms.uploads.uploads) == (0, 0)
+    with pytest.raises(ProtocolError, match="given up"):
+        await spool.write(b"too late")
+    assert rooms.uploads.used_bytes == 0
+
+
+async def test_too_many_uploads_at_once_are_refused(rooms: Rooms) -> None:
+    spools = [rooms.spool(None) for _ in range(4)]
+    with pytest.raises(DaemonUnavailable, match="4 uploads are under way") as caught:
+        rooms.spool(None)
+    assert caught.value.retryable
+    fills = rooms.staging.spool(5, hashed=False, bounded=False)  # what the origin holds is no upload
+    await fills.write(b"hello")
+    assert rooms.uploads.used_bytes == 0
+    await fills.abort()
+    await spools.pop().finish()
+    spools.append(rooms.spool(None))
+    await spools.pop().abort()
+    spools.append(rooms.spool(None))
+    with pytest.raises(DaemonUnavailable):
+        rooms.spool(None)
+    for spool in spools:
+        await spool.abort()
+    assert rooms.uploads.uploads == 0
+
+
+async def test_an_upload_that_is_refused_for_its_size_does_not_count(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, most=10)
+    with pytest.raises(TooLarge):
+        rooms.spool(11)
+    assert rooms.uploads.uploads == 0
+    await rooms.offload.close()
+
+
+async def test_without_descriptors_an_upload_cannot_end_and_may_come_again(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_: object) -> FileBody:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    spool = rooms.spool(MIB)
+    await spool.write(pattern(MIB))
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSpoolFile, "body", no_more)
+        with pytest.raises(QuotaExceeded, match="limit of open files") as caught:
+            await spool.finish()
+    assert caught.value.retryable
+    await spool.abort()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.origins import file_body, memfd_body, open_descriptors, pattern
 from tests.unit.store.test_spool import Rooms, rooms
-from tiered_store.errors import ProtocolError, QuotaExceeded, TooLarge
+from tiered_store.errors import DaemonUnavailable, ProtocolError, QuotaExceeded, TooLarge
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody, read_body
 from tiered_store.store.memfd import MemoryRoom
 from tiered_store.store.staging import digest_body
@@ -125,8 +125,26 @@ async def test_without_descriptors_memory_is_no_room_either(rooms: Rooms, monkey
 
     monkeypatch.setattr(os, "memfd_create", no_more)
     rooms.disk.room_bytes = 0
-    with pytest.raises(QuotaExceeded, match="Too many open files"):
-        await rooms.spool(MIB).open()
+    spool = rooms.spool(MIB)
+    with pytest.raises(QuotaExceeded, match=r"Too many open files.*LimitNOFILE"):
+        await spool.open()
+    await spool.abort()
+
+
+async def test_a_copy_counts_among_the_uploads(rooms: Rooms, tmp_path: Path) -> None:
+    spools = [rooms.spool(None) for _ in range(4)]
+    for size in (MIB, INLINE_MAX_BYTES):
+        descriptor = opened(tmp_path / "theirs", pattern(size))
+        if size > INLINE_MAX_BYTES:
+            with pytest.raises(DaemonUnavailable, match="4 uploads"):
+                await rooms.staging.stage_file(descriptor, size, hashed=True)
+        else:
+            assert (await rooms.staging.stage_file(descriptor, size, hashed=True)).size == size
+    await spools.pop().abort()
+    await rooms.staging.stage_file(opened(tmp_path / "theirs", pattern(MIB)), MIB, hashed=True)
+    assert rooms.uploads.uploads == 3
+    for spool in spools:
+        await spool.abort()
 
 
 async def test_a_file_of_the_disk_is_copied_into_sealed_memory(rooms: Rooms, tmp_path: Path) -> None:

@@ -80,6 +80,81 @@ async def test_an_artifact_that_only_the_tiers_still_have_is_uploaded_again() ->
         assert await rig.get(key) == b"tool"
 
 
+async def test_an_artifact_found_damaged_at_the_origin_is_repaired_by_putting_it() -> None:
+    for data in (b"tool", pattern(MIB)):
+        key = parse_key(artifact_of(data))
+        async with store_rig() as rig:
+            await rig.there(name_of_key(key), b"\0" * len(data))
+            with pytest.raises(IntegrityError):
+                await rig.get(key)
+            rig.origin.fail("put", lambda: OriginUnavailable("down"))
+            with pytest.raises(OriginUnavailable):
+                await rig.put(None, data)
+            rig.origin.heal()
+            await rig.put(None, data)
+            rig.store._cache.forget(key)
+            assert await rig.get(key) == data
+            await rig.put(None, data)
+            assert (rig.counter("uploads"), rig.counter("uploads_skipped")) == (1, 1)
+
+
+async def test_damage_that_no_fill_had_room_to_collect_is_repaired_as_well() -> None:
+    data = pattern(2 * MIB)
+    key = parse_key(artifact_of(data))
+    async with store_rig(limits=StoreLimits(spool_memory_bytes=MIB)) as rig:
+        await rig.there(name_of_key(key), b"\0" * len(data))
+        with pytest.raises(IntegrityError):
+            await rig.stream(key)
+        staged = await rig.store.adopt(memfd_body(data).descriptor, len(data), hashed=True)
+        await rig.store.put(key, staged, NOTHING_SAID)
+        assert await rig.stream(key) == data
+        del staged
+
+
+@pytest.mark.parametrize("source", ["sha256", "path"])
+async def test_an_artifact_known_to_be_damaged_is_not_copied(source: str) -> None:
+    async with store_rig() as rig:
+        key = parse_key(artifact_of(b"tool"))
+        asked = key if source == "sha256" else parse_key(name_of_key(key))
+        await rig.there(name_of_key(key), b"lo0t")
+        with pytest.raises(IntegrityError):
+            await rig.get(key)
+        with pytest.raises(IntegrityError, match="putting the artifact again") as caught:
+            await rig.store.copy(asked, K)
+        assert (caught.value.source, caught.value.key) == ("origin", key)
+        assert rig.origin.calls["copy"] == 0
+        await rig.there(name_of_key(key), b"tool")  # repaired by somebody else
+        assert await rig.get(key) == b"tool"
+        await rig.store.copy(asked, K)
+        assert await rig.get(K) == b"tool"
+
+
+async def test_what_is_deleted_is_not_damaged_any_more() -> None:
+    async with store_rig() as rig:
+        key = parse_key(artifact_of(b"tool"))
+        await rig.there(name_of_key(key), b"lo0t")
+        with pytest.raises(IntegrityError):
+            await rig.get(key)
+        assert await rig.store.delete(key)
+        with pytest.raises(NotFound):
+            await rig.store.copy(key, K)
+
+
+async def test_a_fill_that_a_put_has_overtaken_says_nothing_of_what_is_there_now() -> None:
+    data = pattern(MIB)
+    async with store_rig() as rig:
+        key = parse_key(artifact_of(data))
+        await rig.there(name_of_key(key), b"\0" * (len(data) - 1))
+        gate = rig.origin.hold("chunk:end")
+        reader = asyncio.create_task(rig.get(key))
+        await gate.reached.wait()
+        await rig.put(None, data)
+        gate.open()
+        with pytest.raises(IntegrityError):
+            await reader
+        assert (await rig.store.copy(key, K)).size == len(data)
+
+
 async def test_an_artifact_with_other_bytes_than_its_key_says_changes_nothing() -> None:
     key = artifact_of(b"promised")
     async with store_rig() as rig:

@@ -1,8 +1,9 @@
-"""Foreign errors become one of four kinds, by what has to be done about them."""
+"""Foreign errors become one of five kinds, by what has to be done about them."""
 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 
 import diskcache
@@ -22,7 +23,9 @@ def translate(error):
     [
         (errno.ENOSPC, Kind.FULL),
         (errno.EDQUOT, Kind.FULL),
-        (errno.EMFILE, Kind.BUSY),
+        (errno.EMFILE, Kind.SHORT),
+        (errno.ENFILE, Kind.SHORT),
+        (errno.ENOMEM, Kind.SHORT),
         (errno.EIO, Kind.FAULTY),
         (errno.EROFS, Kind.FAULTY),
         (errno.EACCES, Kind.FAULTY),
@@ -49,6 +52,7 @@ def sqlite_error(code, message="words"):
         (sqlite3.SQLITE_IOERR_SHMSIZE, Kind.FULL),
         (sqlite3.SQLITE_BUSY, Kind.BUSY),
         (sqlite3.SQLITE_BUSY_SNAPSHOT, Kind.BUSY),
+        (sqlite3.SQLITE_NOMEM, Kind.SHORT),
         (sqlite3.SQLITE_CORRUPT, Kind.CORRUPT),
         (sqlite3.SQLITE_NOTADB, Kind.CORRUPT),
         (sqlite3.SQLITE_ERROR, Kind.CORRUPT),
@@ -59,6 +63,19 @@ def sqlite_error(code, message="words"):
 )
 def test_errors_of_sqlite(code, kind):
     assert translate(sqlite_error(code)).kind is kind
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EMFILE, Kind.SHORT), (errno.EACCES, Kind.FAULTY)])
+def test_a_lack_of_descriptors_is_not_the_disks_fault(monkeypatch, number, kind):
+    def fail(*_):
+        raise OSError(number, "words")
+
+    assert "LimitNOFILE" in translate(OSError(errno.EMFILE, "words")).reason
+    monkeypatch.setattr(os, "open", fail)
+    fault = translate(sqlite_error(sqlite3.SQLITE_CANTOPEN))
+    assert fault.kind is kind
+    assert ("LimitNOFILE" in fault.reason) is (kind is Kind.SHORT)
+    assert translate(sqlite_error(sqlite3.SQLITE_IOERR_WRITE)).kind is Kind.FAULTY
 
 
 def test_an_error_of_the_python_module_is_about_the_data():

@@ -152,9 +152,9 @@ def test_one_of_two_daemons_is_killed_while_both_write(pair: tuple[RunningDaemon
 
 
 def test_two_daemons_on_one_cache_directory(daemon_factory: Start, home: Path) -> None:
-    first = daemon_factory(CONFIG, directory=home / "one" if (home / "one").mkdir() is None else None)
-    (home / "two/data").mkdir(parents=True)
-    (home / "two/data/cache").symlink_to(first.data_dir / "cache")
+    first = daemon_factory(CONFIG, directory=home)
+    (home / "two").mkdir()
+    (home / "two/data").symlink_to(home / "data")
     data = random.randbytes(300_000)
     first.client().put("cache/x", data)
     until(lambda: first.client().stats()["disk"]["entries"] == 1, "the first daemon has written its object")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tiered_store import AsyncClient, Client, DaemonUnavailable, NotFound, ObjectInfo
 
-__all__ = ["ABSENT", "POLICIES", "PREFIXES", "Attack", "Ledger", "State", "state_of"]
+__all__ = ["ABSENT", "POLICIES", "PREFIXES", "Attack", "Ledger", "State", "judge", "observe", "state_of"]
 
 #: One prefix per kind of policy; artifacts come on top.
 PREFIXES = ("sessions/", "cache/", "revalidated/", "stale/")
@@ -95,14 +95,9 @@ class Ledger:
         """The key was seen in this state while nothing was under way: from here on nothing else is possible."""
         self._changes[key] = [_Change(-1, state, -1)]
 
-    def keys(self) -> list[str]:
+    def known(self) -> list[str]:
         """All keys that were ever written."""
         return sorted(self._changes)
-
-    @property
-    def time(self) -> int:
-        """How many changes were begun or acknowledged so far."""
-        return next(self._clock)
 
 
 @dataclass
@@ -248,7 +243,7 @@ class _Writer:
 
     def _delete_prefix(self) -> None:
         prefix = f"{self._rng.choice(PREFIXES)}{self._name}/"
-        keys = [key for key in self._ledger.keys() if key.startswith(prefix)]  # noqa: SIM118 - no dict
+        keys = [key for key in self._ledger.known() if key.startswith(prefix)]
         acknowledged = [self._ledger.begin(key, ABSENT) for key in keys]
         self._client.delete_prefix(prefix)
         for acknowledge in acknowledged:

@@ -47,6 +47,7 @@ __all__ = ["LocalFiles", "OpenFile", "read_chunk"]
 _FOR_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 #: A put loses its directory to a concurrent delete, or a read its file to a concurrent put, at most this often.
 _ATTEMPTS = 64
+_WRITES = frozenset({"put", "copy"})
 #: File systems keep times far outside the years 1677 to 2262; messages and records have 64 bits for nanoseconds.
 _MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
 
@@ -176,11 +177,11 @@ class LocalFiles:
 
     def delete(self, names: Sequence[str]) -> int:
         """Remove objects durably; how many there were. Errors as for ``Origin.delete``."""
+        self._check_root(names[0] if names else "")
         removed = remove_files(
             self._root.fd, self.root, names, lock_of=self._lock_of, forget=self._sidecars.remove, fsync=self._fsync
         )
-        if not removed:
-            self._check_root("")
+        self._check_root(names[0] if names else "")
         return removed
 
     def list(self, prefix: str, after: str, limit: int) -> Listing:
@@ -200,8 +201,7 @@ class LocalFiles:
                             items.append(info)
         except NotFound:  # the prefix has a segment that this file system cannot hold
             return Listing([], more=False)
-        if not items:
-            self._check_root(prefix)
+        self._check_root(prefix)
         return Listing(items, more=False)
 
     def sweep(self) -> Iterator[int]:
@@ -223,17 +223,33 @@ class LocalFiles:
 
     @contextmanager
     def _told(self, operation: str, name: str) -> Iterator[None]:
+        self._check_root(name)
         try:
             with translated(operation, name, self.root):
                 yield
         except (NotFound, OriginUnavailable):
             self._check_root(name)
             raise
+        if operation in _WRITES:
+            self._check_root(name)
 
     def _check_root(self, name: str) -> None:
-        """Tell an origin that lost its directory, where nothing can be found, from one that has no such object."""
-        if os.fstat(self._root.fd).st_nlink == 0:
-            raise OriginUnavailable(f"the origin's directory {self.root} was removed", key=name)
+        """Tell an origin that lost its directory from one that has no such object.
+
+        A directory that was moved away or unmounted can still be used through its descriptor, but nobody
+        would look there for what is put now: the next start would not.
+        """
+        try:
+            there = self.root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            there = None
+        except OSError:  # some directory on the way may not be passed any more, which says nothing of this one
+            return
+        if there is None or not os.path.samestat(os.fstat(self._root.fd), there):
+            raise OriginUnavailable(
+                f"the origin's directory {self.root} was removed or replaced: put it back, or restart the daemon",
+                key=name,
+            )
 
     def _is_orphan(self, name: str, version: str) -> bool:
         try:

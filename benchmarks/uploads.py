@@ -45,6 +45,7 @@ def _from_memfd(field: Field, daemon: Daemon, origin: str) -> list[Row]:
         data[: len(head)] = head
         upload = upload_of_bytes(data)
         assert upload.descriptor is not None
+        os.lseek(upload.descriptor.fd, 0, os.SEEK_SET)  # the duplicate shares the position, which is at the end
         file[:] = [os.fdopen(os.dup(upload.descriptor.fd), "rb", buffering=0)]
 
     def targets(values: Values) -> list[Check]:
@@ -107,6 +108,7 @@ def _put(daemon: Daemon, source: Callable[[], bytes | Path | BinaryIO], change: 
         start = time.perf_counter()
         key = daemon.client.put_artifact(given)
         spent = time.perf_counter() - start
+        assert daemon.client.stat(key).size == _SIZE
         daemon.client.delete(key)
         return spent
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import RunningDaemon
-from tests.support.mounts import Mounts, needs_root
+from tests.support.mounts import Mounts
 from tiered_store import Client, NotFound, OriginUnavailable, PermissionDenied, StoreError
 
 Start = Callable[..., RunningDaemon]
@@ -195,7 +195,6 @@ def test_the_origins_file_system_is_unmounted(daemon_factory: Start, home: Path,
 
 
 def test_the_origin_becomes_read_only(daemon_factory: Start, home: Path, mounts: Mounts) -> None:
-    needs_root("mounting")
     origin = mounts.tmpfs(home / "data/origin", size="32m")
     daemon = daemon_factory(CONFIG, directory=home)
     client = filled(daemon)

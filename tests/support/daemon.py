@@ -18,7 +18,7 @@ from typing import Any
 
 from tiered_store import Client
 
-__all__ = ["Daemons", "RunningDaemon", "clean_environment", "toml_of"]
+__all__ = ["Daemons", "RunningDaemon", "clean_environment", "toml_of", "unmeasured"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 30.0
@@ -75,6 +75,7 @@ class Daemons:
         args: Sequence[str] = (),
         directory: Path | None = None,
         wrapper: Sequence[str] = (),
+        measured: bool = True,
     ) -> RunningDaemon:
         """Start one, and return when it is ready.
 
@@ -84,6 +85,7 @@ class Daemons:
             args: further arguments of ``serve``.
             directory: where its files are; a previous daemon's to go on with what that one left.
             wrapper: a command that runs the daemon in its own place, e.g. with fewer capabilities.
+            measured: False keeps the measuring of coverage out of the process, where its memory or time counts.
         """
         if directory is None:
             directory = self.directory / str(len(self._running))
@@ -99,6 +101,8 @@ class Daemons:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log_path.open("ab") as log:
             notify.bind(str(notify_path))
             environment = {**clean_environment(), "NOTIFY_SOCKET": str(notify_path), **(env or {})}
+            if not measured:
+                environment = unmeasured(environment)
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             daemon = RunningDaemon(process, socket_path, data_dir, log_path)
             self._running.append(daemon)
@@ -132,6 +136,11 @@ def clean_environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     return environment
+
+
+def unmeasured(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same without the variables by which coverage measures a new process; for what it would distort."""
+    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_PROCESS_")}
 
 
 def toml_of(config: Mapping[str, Any]) -> str:

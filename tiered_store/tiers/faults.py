@@ -92,6 +92,12 @@ def _of_sqlite(error: sqlite3.Error) -> TierFault:
     return TierFault(kind, f"index: {error} ({error.sqlite_errorname})")
 
 
+def _of_timeout(error: diskcache.Timeout) -> TierFault:
+    """What is behind the error that diskcache raises for whatever goes wrong at the start of a transaction."""
+    cause = error.__context__
+    return _of_sqlite(cause) if isinstance(cause, sqlite3.Error) else TierFault(Kind.BUSY, "index: timeout")
+
+
 def _is_out_of_descriptors() -> bool:
     """SQLite does not say why it could not open a file; whether that would work for us tells."""
     try:
@@ -106,15 +112,14 @@ def translated() -> Iterator[None]:
     """Turn errors of SQLite, diskcache and the system into faults.
 
     Raises:
-        TierFault: in place of any of them.
+        TierFault: in place of any of them. No frame here keeps one in a variable: such a frame is in the
+            fault's traceback, and the ring would keep what was being written (spools, descriptors) until
+            the garbage collector comes by.
     """
     try:
         yield
     except diskcache.Timeout as error:
-        # diskcache raises this for whatever goes wrong at the start of a transaction.
-        cause = error.__context__
-        fault = _of_sqlite(cause) if isinstance(cause, sqlite3.Error) else TierFault(Kind.BUSY, "index: timeout")
-        raise fault from error
+        raise _of_timeout(error) from error
     except sqlite3.Error as error:
         raise _of_sqlite(error) from error
     except OSError as error:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from tiered_store.client.asynchronous import AsyncClient
     from tiered_store.client.sync import Client
 
+#: The one place that says it: the build reads this line, and a source tree that was never installed has it too.
+__version__ = "0.1.0"
+
 __all__ = [
     "AsyncClient",
     "Client",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib.metadata
 import logging
 import os
 import signal
@@ -23,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from tiered_store import logs
+from tiered_store import __version__, logs
 from tiered_store.config.load import Loaded
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import StoreError
@@ -149,22 +148,22 @@ async def _serve(
     loaded: Loaded, plan: DescriptorPlan, store: Store, listener: UnixListener, stop: _Stop, began: float
 ) -> bool:
     """Accept clients until a signal comes; whether all of them could be finished in time."""
-    config, version = loaded.config, _version()
+    config = loaded.config
     door = NativeDoor(
         store,
         listener.socket,
         limits=native_limits(config, plan),
         allow_uids=frozenset(config.server.allow_uids) or None,
         allow_gids=frozenset(config.server.allow_gids) or None,
-        extra_stats=lambda: {"rss_bytes": resident_bytes(), "pid": os.getpid(), "version": version},
-        name=f"tiered_store {version}",
+        extra_stats=lambda: {"rss_bytes": resident_bytes(), "pid": os.getpid(), "version": __version__},
+        name=f"tiered_store {__version__}",
     )
     # What is there now stays as long as the process: the collector need not look at it again.
     gc.freeze()
     # The loop shares the interpreter with the disk tier's threads; by default it would wait up to 5 ms for its turn.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     door.start()
-    _log.info("started", extra={"version": version, **_described(loaded, plan, time.monotonic() - began)})
+    _log.info("started", extra={"version": __version__, **_described(loaded, plan, time.monotonic() - began)})
     notify_systemd("READY=1")
     reason = await stop.wait()
     _log.info("stopping", extra={"signal": reason, "connections": door.connections})
@@ -206,10 +205,3 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Errors that no task was there to take: a line, not silence, and the daemon goes on."""
     _log.error("unhandled error: %s", context.get("message"), exc_info=context.get("exception"))
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("tiered-store")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"

@@ -45,6 +45,9 @@ _ARTIFACT_NAME = re.compile(r"artifacts/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})\Z"
 # C0, DEL, C1 and the two Unicode line separators: they break logs, listings and terminals.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+#: What nearly all keys look like: seen at one glance, where the rules one by one take five times as long.
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_\-][A-Za-z0-9_.\-]*/)*[A-Za-z0-9_\-][A-Za-z0-9_.\-]*\Z")
+
 
 def _decode(raw: str | bytes, what: str) -> str:
     try:
@@ -85,6 +88,8 @@ def parse_key(raw: str | bytes) -> Key:
         InvalidKey: naming the rule that is broken.
     """
     text = _decode(raw, "key")
+    if _PLAIN.match(text):
+        return Key(text)
     if not text:
         raise InvalidKey("a key must not be empty", key="")
     if text.startswith(ARTIFACT_PREFIX):
@@ -118,6 +123,8 @@ def parse_prefix(raw: str | bytes) -> str:
     rule = _broken_rule(head) if slash else None
     if rule is None and last not in {"", ".", ".."}:
         rule = _broken_rule(last)
+    elif rule is None and len(text.encode()) == MAX_KEY_BYTES:
+        rule = f"a key must have at most {MAX_KEY_BYTES} bytes, which leaves no room for the rest of a segment"
     if rule is not None:
         raise InvalidKey(rule.replace("a key", "a prefix", 1), key=text)
     return text

@@ -1,14 +1,19 @@
 """Objects as values: what is known of one, and where its bytes are.
 
 Floor 0: no asyncio, no sockets, no tier. The only system call here closes a descriptor.
+
+The values are written out by hand: every client loads this module, and importing ``dataclasses``, with the
+``inspect`` it needs, takes about as long as importing all the client's own modules together. That nobody
+changes one is for the type checker to see (``Final``).
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 __all__ = ["INLINE_MAX_BYTES", "Body", "Descriptor", "Entry", "FileBody", "ObjectInfo", "body_size", "read_body"]
 
@@ -17,9 +22,8 @@ __all__ = ["INLINE_MAX_BYTES", "Body", "Descriptor", "Entry", "FileBody", "Objec
 INLINE_MAX_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What the store knows of an object, besides its bytes.
+    """What the store knows of an object, besides its bytes. A value: equal by its fields, and never changed.
 
     Attributes:
         key: the object's key. (An origin fills in its own name for it; the store puts the key there.)
@@ -30,21 +34,48 @@ class ObjectInfo:
         modified_ns: nanoseconds since the epoch, by the origin's clock.
     """
 
-    key: str
-    size: int
-    etag: str
-    content_type: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-    modified_ns: int = 0
+    __slots__ = ("content_type", "etag", "key", "metadata", "modified_ns", "size")
+
+    def __init__(
+        self,
+        key: str,
+        size: int,
+        etag: str,
+        content_type: str | None = None,
+        metadata: dict[str, str] | None = None,
+        modified_ns: int = 0,
+    ) -> None:
+        self.key: Final = key
+        self.size: Final = size
+        self.etag: Final = etag
+        self.content_type: Final = content_type
+        self.metadata: Final = {} if metadata is None else metadata
+        self.modified_ns: Final = modified_ns
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.key, self.size, self.etag, self.content_type, self.metadata, self.modified_ns
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, ObjectInfo) else NotImplemented
+
+    def __repr__(self) -> str:
+        return (
+            f"ObjectInfo(key={self.key!r}, size={self.size!r}, etag={self.etag!r}, content_type={self.content_type!r}, "
+            f"metadata={self.metadata!r}, modified_ns={self.modified_ns!r})"
+        )
 
     @property
     def modified(self) -> datetime:
         """When the object was written, in UTC."""
+        from datetime import UTC, datetime  # 2 ms to import, and few clients ever ask
+
         return datetime.fromtimestamp(self.modified_ns / 1e9, tz=UTC)
 
     def renamed(self, key: str) -> ObjectInfo:
         """The same information under another key."""
-        return self if key == self.key else replace(self, key=key)
+        if key == self.key:
+            return self
+        return ObjectInfo(key, self.size, self.etag, self.content_type, self.metadata, self.modified_ns)
 
 
 class Descriptor:
@@ -72,7 +103,6 @@ class Descriptor:
         return f"Descriptor({self.fd})"
 
 
-@dataclass(frozen=True, slots=True)
 class FileBody:
     """Bytes ``[offset, offset + size)`` of a file that nobody will change any more.
 
@@ -83,10 +113,16 @@ class FileBody:
         is_memory: whether the file is a sealed memfd (anonymous memory) and not a file on disk.
     """
 
-    descriptor: Descriptor
-    offset: int
-    size: int
-    is_memory: bool
+    __slots__ = ("descriptor", "is_memory", "offset", "size")
+
+    def __init__(self, descriptor: Descriptor, offset: int, size: int, *, is_memory: bool) -> None:
+        self.descriptor: Final = descriptor
+        self.offset: Final = offset
+        self.size: Final = size
+        self.is_memory: Final = is_memory
+
+    def __repr__(self) -> str:
+        return f"FileBody({self.descriptor!r}, {self.offset}, {self.size}, is_memory={self.is_memory})"
 
 
 #: ``bytes`` up to ``INLINE_MAX_BYTES``; larger ones stay in a file and travel by descriptor.

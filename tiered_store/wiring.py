@@ -216,5 +216,7 @@ def store_limits(config: Config) -> StoreLimits:
         max_metadata_bytes=config.limits.max_metadata_bytes,
         fill_buffer_bytes=config.fills.buffer_bytes,
         spool_memory_bytes=config.fills.spool_memory_bytes,
+        upload_buffer_bytes=config.fills.upload_buffer_bytes,
+        max_uploads=config.fills.max_uploads,
         drain_s=config.server.drain_timeout_s,
     )

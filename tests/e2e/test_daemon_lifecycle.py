@@ -143,6 +143,22 @@ def test_faults_of_the_configuration_touch_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
 
 
+def test_paths_that_are_wrong_are_faults_and_touch_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    origin, cache, config = tmp_path / "unmounted/objects", tmp_path / "file/cache", tmp_path / "c.toml"
+    config.write_text(f'[server]\nsocket = "{tmp_path}/r/s.sock"\n[disk]\npath = "{cache}"\n')
+    command = [sys.executable, "-m", "tiered_store", "serve", "--config", str(config)]
+    environment = {**clean_environment(), "STORAGE_LOCAL_PATH": str(origin)}
+    advice = "mount what holds it, or make it (mkdir -p) if it shall be new"
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert found.returncode == 2
+    assert found.stderr.splitlines() == [
+        f"STORAGE_LOCAL_PATH: origin.path: {origin} does not exist; {advice}",
+        f"{config}: disk.path: {cache} cannot be used: {tmp_path}/file is not a directory",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.toml", "file"]
+
+
 def test_sighup_is_ignored(daemon: RunningDaemon) -> None:
     daemon.process.send_signal(signal.SIGHUP)
     daemon.client().ping()

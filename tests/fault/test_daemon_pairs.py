@@ -161,7 +161,7 @@ def test_two_daemons_on_one_cache_directory(daemon_factory: Start, home: Path) -
     before = object_files(first.data_dir / "cache")
     second = daemon_factory(CONFIG, directory=home / "two")
     (line,) = [line for line in second.log() if line["event"] == "the disk tier cannot be used"]
-    assert "in use by another daemon" in line["reason"]
+    assert f"in use by another daemon (pid {first.process.pid})" in line["reason"]
     client = second.client()
     for number in range(10):
         client.put(f"cache/{number}", data + bytes([number]))

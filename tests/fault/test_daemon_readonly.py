@@ -54,7 +54,6 @@ def delete_all(client: Client, keys: list[str]) -> None:
         assert client.delete(key)
 
 
-@pytest.mark.xfail(reason="the configuration refuses a cache directory that cannot be written", strict=True)
 def test_the_cache_is_read_only_at_the_start(daemon_factory: Start, home: Path, mounts: Mounts) -> None:
     cache = mounts.tmpfs(home / "data/cache", size="64m")
     daemon = daemon_factory(CONFIG, directory=home)

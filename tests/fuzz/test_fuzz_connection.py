@@ -97,7 +97,7 @@ def _check_bounds(peer: Peer) -> None:
     connection = peer.connection
     assert len(connection._reader._pending) <= HEADER_BYTES + MAX_FRAME_BYTES + 65_536
     assert len(connection._descriptors) <= 4
-    assert len(connection._tasks) <= LIMITS.max_in_flight
+    assert len(connection.in_flight) <= LIMITS.max_in_flight
     assert len(connection._backlog) <= 2 * 65_536 // HEADER_BYTES
     # One reply beyond the bound for the frame in hand, and one for each request that had just been let through.
     assert connection.channel._buffered <= LIMITS.write_buffer_bytes + 4 * MAX_FRAME_BYTES
@@ -133,7 +133,7 @@ async def _play(it: Served, dice: random.Random, files: list[int]) -> None:
     connection = peer.connection
     if connection._backlog:
         connection.check(connection._loop.time() + 1000)
-    await eventually(lambda: connection.channel.is_closed and not connection._tasks)
+    await eventually(lambda: connection.channel.is_closed and not connection.in_flight)
     assert not connection.transfers
     assert not connection._descriptors
     it.peers.remove(peer)

@@ -182,7 +182,7 @@ async def served(
                     rig.origin.heal()
                     await door.drain(0.0)
                     for peer in it.peers:
-                        await eventually(lambda: not any(peer.connection._tasks for peer in it.peers))
+                        await eventually(lambda: not any(peer.connection.in_flight for peer in it.peers))
                         assert not peer.connection.transfers
                         assert not peer.connection._descriptors
                     it.peers.clear()

@@ -73,7 +73,8 @@ def test_bad_keys_are_refused_by_rule(raw: str | bytes, rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "a/", "a/b", "a/.", "a/..", ".", "sha256:", "sha256:ab", ARTIFACT, "sessions/x/."]
+    "text",
+    ["", "a", "a/", "a/b", "a/.", "a/..", ".", "sha256:", "sha256:ab", ARTIFACT, "sessions/x/.", "a" * 1022 + "/"],
 )
 def test_good_prefixes(text: str) -> None:
     assert parse_prefix(text) == text
@@ -94,6 +95,8 @@ def test_good_prefixes(text: str) -> None:
         "a/.tiered_store",
         "sha256:X",
         ARTIFACT + "0",
+        "a" * 1023 + "/",  # a key has one byte more
+        "a" * 1021 + "/..",
     ],
 )
 def test_bad_prefixes(text: str) -> None:

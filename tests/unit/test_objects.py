@@ -1,5 +1,7 @@
+import copy
 import gc
 import os
+import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,39 @@ def test_information_under_another_key() -> None:
     assert info.renamed("a") is info
     assert info.renamed("b") == ObjectInfo("b", 3, "1", "text/plain", {"user": "7"}, 1_700_000_000_500_000_000)
     assert info.modified == datetime(2023, 11, 14, 22, 13, 20, 500_000, tzinfo=UTC)
+
+
+def test_information_is_a_value() -> None:
+    info = ObjectInfo("a", 3, "1", "text/plain", {"user": "7"}, 5)
+    assert info == ObjectInfo(
+        key="a", size=3, etag="1", content_type="text/plain", metadata={"user": "7"}, modified_ns=5
+    )
+    for other in (
+        ObjectInfo("b", 3, "1", "text/plain", {"user": "7"}, 5),
+        ObjectInfo("a", 4, "1", "text/plain", {"user": "7"}, 5),
+        ObjectInfo("a", 3, "2", "text/plain", {"user": "7"}, 5),
+        ObjectInfo("a", 3, "1", None, {"user": "7"}, 5),
+        ObjectInfo("a", 3, "1", "text/plain", {}, 5),
+        ObjectInfo("a", 3, "1", "text/plain", {"user": "7"}, 6),
+        "a",
+    ):
+        assert info != other
+    assert eval(repr(info)) == info
+    assert pickle.loads(pickle.dumps(info)) == copy.copy(info) == info
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(info)
+
+
+def test_information_without_metadata_shares_none() -> None:
+    one, other = ObjectInfo("a", 0, "1"), ObjectInfo("b", 0, "1")
+    one.metadata["k"] = "v"
+    assert other.metadata == {}
+
+
+def test_a_body_in_a_file_says_what_it_is() -> None:
+    assert repr(FileBody(Descriptor(-1), 4096, 10, is_memory=True)) == (
+        "FileBody(Descriptor(-1), 4096, 10, is_memory=True)"
+    )
 
 
 def test_a_descriptor_is_closed_once_and_with_its_last_reference() -> None:

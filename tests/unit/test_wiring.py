@@ -10,11 +10,18 @@ import pytest
 from tiered_store import wiring
 from tiered_store.config.load import Flags, load
 from tiered_store.config.model import Config
-from tiered_store.errors import StoreError
+from tiered_store.errors import DaemonUnavailable, StoreError
 from tiered_store.key import parse_key
 from tiered_store.origins.base import PutHeaders
 from tiered_store.store.spool import Staged
-from tiered_store.wiring import CannotStart, divide_descriptors, native_limits, open_store, raise_descriptor_limit
+from tiered_store.wiring import (
+    CannotStart,
+    divide_descriptors,
+    native_limits,
+    open_store,
+    raise_descriptor_limit,
+    store_limits,
+)
 
 
 @pytest.fixture
@@ -96,6 +103,24 @@ def test_the_doors_limits(configured) -> None:
     limits = native_limits(config, divide_descriptors(400, config))
     assert (limits.max_connections, limits.max_in_flight) == (36, 7)
     assert (limits.stall_timeout_s, limits.slow_request_s) == (3, 0.5)
+
+
+def test_the_bounds_of_uploads(configured) -> None:
+    limits = store_limits(configured("[fills]\nmax_uploads = 3\nupload_buffer_bytes = '5MiB'"))
+    assert (limits.max_uploads, limits.upload_buffer_bytes) == (3, 5 * 2**20)
+
+
+async def test_no_more_uploads_than_configured(configured) -> None:
+    config = configured("[fills]\nmax_uploads = 1")
+    opened = await open_store(config, divide_descriptors(1024, config))
+    try:
+        upload = opened.store.spool(None, hashed=False)
+        with pytest.raises(DaemonUnavailable, match="1 uploads are under way"):
+            opened.store.spool(None, hashed=False)
+        await upload.abort()
+        await opened.store.spool(None, hashed=False).abort()
+    finally:
+        await opened.close()
 
 
 @pytest.mark.parametrize("text", ["", "[disk]\nenabled = false", "[origin]\nbackend = 'memory'\nquota_bytes = '1MiB'"])

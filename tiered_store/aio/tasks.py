@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from tiered_store.aio.eager import Finished, begin
+
 __all__ = ["TaskSet", "WorkCancelled"]
 
 T = TypeVar("T")
@@ -46,7 +48,9 @@ class TaskSet:
         return task
 
     async def to_the_end(self, work: Coroutine[Any, Any, T], *, then: Callable[[], None] | None = None) -> T:
-        """Run ``work`` in a task of this set and wait for it; it goes on if the caller stops waiting.
+        """Run ``work`` to its end, which the caller waits for; it goes on if the caller stops waiting.
+
+        It begins at once (see ``aio.eager`` for what it may do there) and becomes a task of this set if it has to wait.
 
         As ``asyncio.shield`` round :meth:`start`, at half the price. When the *work* is cancelled, because the
         set is, the caller gets ``WorkCancelled``: it was not cancelled itself.
@@ -55,9 +59,19 @@ class TaskSet:
             work: what to run.
             then: called when the work has ended in whatever way, before the caller goes on.
         """
+        try:
+            begun = begin(work)
+        except BaseException:
+            if then is not None:
+                then()
+            raise
+        if isinstance(begun, Finished):
+            if then is not None:
+                then()
+            return begun.result
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(work)
+        task: asyncio.Task[T] = loop.create_task(begun)
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[T]) -> None:

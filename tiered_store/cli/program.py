@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tiered_store import __version__
 from tiered_store.cli import artifacts, bench, keys, service, status
 from tiered_store.cli.session import Program
 
@@ -15,13 +16,7 @@ __all__ = ["main", "program"]
 
 def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if asked:
-        import importlib.metadata
-
-        try:
-            version = importlib.metadata.version("tiered-store")
-        except importlib.metadata.PackageNotFoundError:  # run from a source tree
-            version = "unknown"
-        click.echo(f"tiered-store {version}")
+        click.echo(f"tiered-store {__version__}")
         context.exit()
 
 

@@ -107,7 +107,10 @@ class AsyncClient:
         await asyncio.wait([connecting])  # not the task itself: cancelling one caller must not cancel it
         if connecting.cancelled():
             raise DaemonUnavailable("this client has been closed")
-        return connecting.result()
+        try:
+            return connecting.result()
+        finally:
+            del connecting  # it keeps what it failed with, whose traceback keeps this frame: a cycle
 
     def _connected_or_not(self, task: asyncio.Task[MultiplexedLink]) -> None:
         if self._connecting is task:
@@ -134,7 +137,7 @@ class AsyncClient:
                 self._availability.failed()
                 raise
         except DeadlineExceeded:  # it takes connections and greets nobody: trying again would take as long
-            self._availability.failed()
+            self._availability.failed(self._timeout_s or 0.0)
             raise
         self._availability.succeeded()
         return link
@@ -147,14 +150,21 @@ class AsyncClient:
     ) -> T:
         if not self._is_lenient:
             return await self._run_twice(operation, *args, **kwargs)
-        if self._availability.is_resting:
+        availability = self._availability
+        if availability.is_resting:
             raise NotFound("the daemon is unavailable")
+        answers_before = availability.answers
         try:
-            return await self._run_twice(operation, *args, **kwargs)
+            result = await self._run_twice(operation, *args, **kwargs)
         except StoreError as error:
             if is_callers_fault(error):
+                availability.answered()
                 raise
+            if isinstance(error, DeadlineExceeded):
+                availability.unanswered(answers_before, self._timeout_s or 0.0)
             raise NotFound(f"the daemon is unavailable: {error.message}") from error
+        availability.answered()
+        return result
 
     async def _run_twice(
         self,
@@ -405,4 +415,5 @@ class AsyncClient:
         """A round trip; how long it took, in seconds. Raises DaemonUnavailable, also for a lenient client."""
         started = time.perf_counter()
         await self._run_twice(operations.ping)
+        self._availability.answered()
         return time.perf_counter() - started

@@ -21,7 +21,7 @@ from tiered_store.client.operations import Blocking, Conversation, Incoming, Rec
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, ProtocolError, StoreError
 from tiered_store.key import MAX_KEY_BYTES
 from tiered_store.objects import Descriptor, FileBody
-from tiered_store.protocol.frames import HEADER, HEADER_BYTES, Frame, FrameReader, Opcode
+from tiered_store.protocol.frames import HEADER, HEADER_BYTES, Frame, FrameReader, Opcode, encode_frame
 from tiered_store.protocol.messages import Welcome, decode_span, decode_welcome, encode_hello
 from tiered_store.protocol.status import decode_error
 
@@ -205,6 +205,28 @@ class Link:
                     return Received(data[HEADER_BYTES:body_at], key, b"", file)
         self._sort(data, ancillary)
         return self.run(receive_object(request_id, key, self.receive()))
+
+    def ask(self, opcode: Opcode, head: bytes, body: bytes, deadline_ms: int, expected: Opcode) -> Frame:
+        """One request whose answer is one frame: what a conversation of that kind comes to, at a third of the price.
+
+        Raises:
+            TooLarge: head and body do not fit a frame. What the answer says, if it is an error.
+        """
+        request_id = self.begin()
+        try:
+            self._sendall(encode_frame(opcode, request_id, head=head, body=body, extra=deadline_ms))
+            data, ancillary, _, _ = self._recvmsg(_READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
+        except BlockingIOError:
+            raise self._too_late() from None
+        if len(data) >= HEADER_BYTES and not ancillary:
+            length, answer, flags, head_length, answered, extra = _unpack(data)
+            if answered == request_id and len(data) == HEADER_BYTES + length and head_length <= length:
+                self.is_clean = True
+                return operations.checked(
+                    Frame(answer, flags, head_length, answered, extra, data[HEADER_BYTES:]), expected
+                )
+        self._sort(data, ancillary)
+        return self.run(operations.answer(expected))
 
     def receive(self) -> Incoming:
         """The next frame, and its descriptor.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -48,8 +49,15 @@ class _Mailbox:
         self._wake()
 
     def fail(self, failure: BaseException) -> None:
+        """Let whoever waits fail. The exception must be for this mailbox alone: its traceback will be the task's."""
         self._failure = failure
         self._wake()
+
+    def _take_failure(self) -> BaseException:
+        """Hand the failure over: once raised its traceback keeps this mailbox, and the two would be a cycle."""
+        failure, self._failure = self._failure, None
+        assert failure is not None
+        return failure
 
     def descriptor_refused(self) -> None:
         """The kernel carries no further descriptor for this user."""
@@ -63,7 +71,7 @@ class _Mailbox:
         """The next frame.
 
         Raises:
-            DeadlineExceeded: if none comes in time; or what the link failed with.
+            DeadlineExceeded: if none comes in time; or what the link failed with. No further frame then.
         """
         if not self._frames:
             # A timer of our own: asyncio.timeout would cost a third of a small read.
@@ -71,7 +79,7 @@ class _Mailbox:
             try:
                 while not self._frames:
                     if self._failure is not None:
-                        raise self._failure
+                        raise self._take_failure()
                     self._waiter = self._loop.create_future()
                     await self._waiter
             finally:
@@ -189,7 +197,7 @@ class MultiplexedLink:
         self._descriptors.clear()
         failure = reason if isinstance(reason, StoreError) else ConnectionResetError("the daemon closed the connection")
         for mailbox in self._mailboxes.values():
-            mailbox.fail(failure)
+            mailbox.fail(copy.copy(failure))
 
     # -- operations ---------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from tiered_store.protocol.messages import (
     encode_get,
     encode_list_request,
     encode_put,
+    encode_put_head,
 )
 from tiered_store.protocol.status import decode_error
 
@@ -44,12 +45,15 @@ __all__ = [
     "Outgoing",
     "Received",
     "Upload",
+    "answer",
+    "checked",
     "copy",
     "delete",
     "delete_prefix",
     "exists_many",
     "get",
     "get_many",
+    "inline_head",
     "is_settled",
     "list_page",
     "ping",
@@ -154,7 +158,7 @@ def _raw_keys(keys: Sequence[str]) -> bytes:
         raise
 
 
-def _checked(frame: Frame, *expected: int) -> Frame:
+def checked(frame: Frame, *expected: int) -> Frame:
     """The frame, if it is what it should be; an ERROR reply is raised."""
     if frame.opcode in expected:
         return frame
@@ -163,10 +167,15 @@ def _checked(frame: Frame, *expected: int) -> Frame:
     raise ProtocolError(f"unexpected reply {frame}")
 
 
+def answer(expected: Opcode) -> Conversation[Frame]:
+    """The one frame that answers a request which was sent already."""
+    frame, _ = yield RECEIVE
+    return checked(frame, expected)
+
+
 def _exchange(request: bytes, expected: Opcode) -> Conversation[Frame]:
     yield request, None
-    frame, _ = yield RECEIVE
-    return _checked(frame, expected)
+    return (yield from answer(expected))
 
 
 # -- reading ----------------------------------------------------------------------------------------
@@ -202,7 +211,7 @@ def receive_object(
 ) -> Conversation[Received]:
     """Go on from the first frame of a reply to GET."""
     frame, descriptor = first
-    _checked(frame, Opcode.OBJECT, Opcode.OBJECT_DESCRIPTOR, Opcode.OBJECT_STREAM)
+    checked(frame, Opcode.OBJECT, Opcode.OBJECT_DESCRIPTOR, Opcode.OBJECT_STREAM)
     if frame.opcode == Opcode.OBJECT:
         return Received(frame.head, key, frame.body)
     if frame.opcode == Opcode.OBJECT_DESCRIPTOR:
@@ -217,7 +226,7 @@ def receive_object(
     granted = STREAM_WINDOW_BYTES
     while True:
         frame, _ = yield RECEIVE
-        _checked(frame, Opcode.DATA, Opcode.END)
+        checked(frame, Opcode.DATA, Opcode.END)
         if frame.opcode == Opcode.END:
             return Received(head, key, bytes(collected))
         write(frame.payload)
@@ -239,7 +248,7 @@ def get_many(
     error: StoreError | None = None
     while True:
         frame, _ = yield RECEIVE
-        _checked(frame, Opcode.BATCH)
+        checked(frame, Opcode.BATCH)
         indexes, sizes, bodies = decode_batch(frame)
         if indexes and max(indexes) >= len(keys):
             raise ProtocolError(f"a batch answers key {max(indexes)} of {len(keys)}")
@@ -293,6 +302,17 @@ def list_page(
 # -- writing ----------------------------------------------------------------------------------------
 
 
+def inline_head(key: str, data: bytes, content_type: str | None, metadata: dict[str, str]) -> bytes:
+    """The head of a PUT that carries its bytes, for a driver that does without the conversation."""
+    return encode_put_head(PutRequest(_raw_target(key), len(data), content_type, metadata))
+
+
+def _raw_target(key: str | None) -> bytes:
+    if key == ARTIFACT_PREFIX:
+        parse_key(key)  # on the wire it is how no key is said; of a caller it is a bad one
+    return _raw(ARTIFACT_PREFIX if key is None else key)
+
+
 def put(
     request_id: int,
     key: str | None,
@@ -306,9 +326,7 @@ def put(
 
     ``make_upload`` is called here, so that an operation that is repeated starts with the first byte again.
     """
-    if key == ARTIFACT_PREFIX:
-        parse_key(key)  # on the wire it is how no key is said; of a caller it is a bad one
-    raw_key = _raw(ARTIFACT_PREFIX if key is None else key)
+    raw_key = _raw_target(key)
     upload = make_upload()
     request = PutRequest(raw_key, upload.size, content_type, metadata)
     if upload.inline is not None:
@@ -328,7 +346,7 @@ def _put_descriptor(request_id: int, request: PutRequest, descriptor: Descriptor
     is_asked = False
     while not is_asked:
         frame, _ = yield RECEIVE
-        is_asked = _checked(frame, Opcode.WINDOW).extra > 0
+        is_asked = checked(frame, Opcode.WINDOW).extra > 0
     yield encode_frame(Opcode.DESCRIPTOR, request_id), descriptor
     return (yield from _stored())
 
@@ -341,7 +359,7 @@ def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], byte
     while True:
         while credit < max(1, len(piece)):
             frame, _ = yield RECEIVE
-            credit += _checked(frame, Opcode.WINDOW).extra
+            credit += checked(frame, Opcode.WINDOW).extra
         if not piece:
             reading = Blocking(read, DATA_MAX_BYTES)
             yield reading
@@ -362,7 +380,7 @@ def _stored() -> Conversation[Frame]:
     while True:
         frame, _ = yield RECEIVE
         if frame.opcode != Opcode.WINDOW:
-            return _checked(frame, Opcode.INFO)
+            return checked(frame, Opcode.INFO)
 
 
 def put_many(

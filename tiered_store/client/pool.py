@@ -71,7 +71,7 @@ class Pool:
                 self.availability.failed()
                 raise
         except DeadlineExceeded:  # it takes connections and greets nobody: trying again would take as long
-            self.availability.failed()
+            self.availability.failed(self._timeout_s or 0.0)
             raise
         self.availability.succeeded()
         return link

@@ -25,9 +25,10 @@ from tiered_store.client.bodies import (
 from tiered_store.client.link import Link
 from tiered_store.client.operations import Conversation, Received, Upload
 from tiered_store.client.pool import Pool
-from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
-from tiered_store.objects import ObjectInfo
-from tiered_store.protocol.frames import Flag
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, StoreError
+from tiered_store.objects import INLINE_MAX_BYTES, ObjectInfo
+from tiered_store.protocol.frames import Flag, Opcode
+from tiered_store.protocol.messages import decode_info
 
 __all__ = ["Client"]
 
@@ -63,6 +64,7 @@ class Client:
         on_unavailable: OnUnavailable = "error",
     ) -> None:
         self.socket_path = os.fspath(socket_path) if socket_path is not None else default_socket_path()
+        self._timeout_s = timeout_s
         self._pool = Pool(self.socket_path, timeout_s, reconnect_s)
         self._deadline_ms = deadline_ms(timeout_s)
         self._is_lenient = on_unavailable == "miss"
@@ -84,14 +86,21 @@ class Client:
 
     def _use_leniently(self, work: Callable[Concatenate[Link, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``Pool.use``, but a failure of the daemon is a miss."""
-        if self._pool.availability.is_resting:
+        availability = self._pool.availability
+        if availability.is_resting:
             raise NotFound("the daemon is unavailable")
+        answers_before = availability.answers
         try:
-            return self._pool.use(work, *args, **kwargs)
+            result = self._pool.use(work, *args, **kwargs)
         except StoreError as error:
             if is_callers_fault(error):
+                availability.answered()
                 raise
+            if isinstance(error, DeadlineExceeded):
+                availability.unanswered(answers_before, self._timeout_s or 0.0)
             raise NotFound(f"the daemon is unavailable: {error.message}") from error
+        availability.answered()
+        return result
 
     def _run(
         self,
@@ -264,7 +273,17 @@ class Client:
         Raises:
             InvalidKey, KeyConflict, TooLarge, QuotaExceeded, OriginUnavailable, DaemonUnavailable.
         """
-        return self._put(key, lambda: upload_of_bytes(data), content_type, metadata)
+        if len(data) > INLINE_MAX_BYTES or data.__class__ is not bytes:
+            return self._put(key, lambda: upload_of_bytes(data), content_type, metadata)
+        described = dict(metadata) if metadata else {}
+        head = operations.inline_head(key, data, content_type, described)
+        try:
+            frame = self._use(Link.ask, Opcode.PUT, head, data, self._deadline_ms, Opcode.INFO)
+        except NotFound:
+            if not self._is_lenient:
+                raise
+            return ObjectInfo(key, 0, "", content_type, described)
+        return decode_info(frame.head)[0]
 
     def put_file(
         self,
@@ -354,4 +373,5 @@ class Client:
             self._pool.use(lambda link: link.run(operations.ping(link.begin())))
         except OSError as error:
             raise DaemonUnavailable(f"no answer from {self.socket_path}: {error}") from error
+        self._pool.availability.answered()
         return time.perf_counter() - started

@@ -9,10 +9,11 @@ from __future__ import annotations
 import grp
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tiered_store.config.model import Config, PolicyRule
+from tiered_store.config.places import obstacle
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import InvalidKey
 from tiered_store.key import ARTIFACT_PREFIX, parse_prefix
@@ -25,11 +26,19 @@ SOCKET_PATH_MAX_BYTES = 107
 Finding = tuple[str, str]
 
 
-def check(config: Config) -> Iterator[Finding]:
-    """Every fault that shows when the settings are seen together."""
+def check(config: Config, named: Mapping[str, bool]) -> Iterator[Finding]:
+    """Every fault that shows when the settings are seen together.
+
+    Args:
+        config: all settings.
+        named: by ``section.name``, whether somebody named that very value: what is missing there is not made.
+    """
     yield from _check_socket(config)
     yield from _check_memory(config)
-    yield from _check_directories(config)
+    if config.origin.backend == "local":
+        yield from _check_origin(config, must_exist=named["origin.path"])
+    if config.disk.enabled:
+        yield from _check_cache(config)
 
 
 def _check_socket(config: Config) -> Iterator[Finding]:
@@ -49,8 +58,8 @@ def _check_socket(config: Config) -> Iterator[Finding]:
         yield "server.socket", f"{path} is a directory; name the socket itself, such as {path / 'store.sock'}"
     elif mode is not None and not stat.S_ISSOCK(mode):
         yield "server.socket", f"{path} is a file that is no socket; remove it or choose another path"
-    elif (reason := _unwritable(path.parent)) is not None:
-        yield "server.socket", f"{path} cannot be created: {reason}"
+    elif (found := obstacle(path.parent)) is not None:
+        yield "server.socket", f"{path} cannot be created: {found.reason}"
     if config.server.group:
         yield from _check_group(config.server.group)
 
@@ -70,31 +79,55 @@ def _check_memory(config: Config) -> Iterator[Finding]:
         "memory.max_bytes": config.memory.max_bytes,
         "fills.buffer_bytes": config.fills.buffer_bytes,
         "fills.spool_memory_bytes": config.fills.spool_memory_bytes,
+        "fills.upload_buffer_bytes": config.fills.upload_buffer_bytes,
     }
     for setting, size in sizes.items():
         if size > installed:
             yield setting, f"{format_size(size)} is more memory than this machine has ({format_size(installed)})"
 
 
-def _check_directories(config: Config) -> Iterator[Finding]:
-    if config.origin.backend == "local" and config.origin.quota_bytes:
+def _check_origin(config: Config, *, must_exist: bool) -> Iterator[Finding]:
+    if config.origin.quota_bytes:
         yield "origin.quota_bytes", "bounds the memory backend only; remove it, or bound the directory's file system"
-    used: list[tuple[str, Path]] = []
+    path = config.origin.path
+    found = obstacle(path)
+    if found is not None:
+        yield "origin.path", f"{path} cannot be used: {found.reason}"
+    elif must_exist and not path.exists():
+        # Made anew it would answer "no such object" to everything, and take puts that vanish behind the next mount.
+        yield "origin.path", f"{path} does not exist; mount what holds it, or make it (mkdir -p) if it shall be new"
+
+
+def _check_cache(config: Config) -> Iterator[Finding]:
+    path = config.disk.path
+    found = obstacle(path)
+    if found is not None:
+        # A disk that is read-only or fails now is the tier's to handle: reads go on, and it is taken back later.
+        if not found.is_passing:
+            yield "disk.path", f"{path} cannot be used: {found.reason}"
+    else:
+        yield from _check_owner(path)
     if config.origin.backend == "local":
-        used.append(("origin.path", config.origin.path))
-    if config.disk.enabled:
-        used.append(("disk.path", config.disk.path))
-    for setting, path in used:
-        reason = _unwritable(path)
-        if reason is not None:
-            yield setting, f"{path} cannot be used: {reason}"
-    if len(used) == 2:
-        origin, cache = (Path(os.path.realpath(path)) for _, path in used)
+        origin, cache = (Path(os.path.realpath(place)) for place in (config.origin.path, path))
         if origin == cache or origin in cache.parents or cache in origin.parents:
-            message = (
-                f"{config.disk.path} and origin.path ({config.origin.path}) must not lie in one another: files of "
-            )
+            message = f"{path} and origin.path ({config.origin.path}) must not lie in one another: files of "
             yield "disk.path", message + "the cache would be taken for objects; choose separate directories"
+
+
+def _check_owner(path: Path) -> Iterator[Finding]:
+    """The disk tier uses no directory that somebody else could write to (``tiers/directory.py``)."""
+    try:
+        found = path.lstat()
+    except OSError:  # it will be made
+        return
+    if stat.S_ISLNK(found.st_mode):
+        yield "disk.path", f"{path} is a symbolic link; name the directory itself: {os.path.realpath(path)}"
+    elif found.st_uid != os.geteuid():
+        message = f"{path} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}; "
+        yield "disk.path", message + "run this as that user, change the owner, or choose another path"
+    elif found.st_mode & 0o022:
+        mode = stat.S_IMODE(found.st_mode)
+        yield "disk.path", f"{path} can be written by others (mode {mode:04o}); chmod go-w, or choose another path"
 
 
 def check_policies(rules: Sequence[tuple[int, PolicyRule]]) -> Iterator[Finding]:
@@ -117,25 +150,3 @@ def check_policies(rules: Sequence[tuple[int, PolicyRule]]) -> Iterator[Finding]
                 f"{setting}.{min(timed)}",
                 "has no meaning for an immutable prefix, which is never asked for again; remove one of the two",
             )
-
-
-def _unwritable(directory: Path) -> str | None:
-    """Why files cannot be created in a directory, which may have to be created first; None if they can.
-
-    Only asks the kernel (``access``), so that a fault is found before anything exists.
-    """
-    for place in (directory, *directory.parents):
-        try:
-            mode = place.stat().st_mode
-        except FileNotFoundError:
-            continue
-        except NotADirectoryError:
-            continue  # a parent is a file; the loop comes to it
-        except OSError as error:
-            return f"{place}: {error.strerror}"
-        if not stat.S_ISDIR(mode):
-            return f"{place} is not a directory"
-        if not os.access(place, os.W_OK | os.X_OK):
-            return f"{place} is not writable for this user; change its owner or choose another path"
-        return None
-    return None

@@ -25,6 +25,9 @@ from tiered_store.config.sources import Layer, Raw, from_environment, from_file
 __all__ = ["Flags", "Loaded", "load"]
 
 DEFAULT = "default"
+_DATA_DIR = "--data-dir"
+#: Places below these belong to the daemon, which makes what is missing. A place that somebody named must be there.
+_OWN_PLACES = frozenset({DEFAULT, _DATA_DIR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ def load(
     config = Config.model_validate({**sections, "policies": tuple(rule for _, rule in numbered)})
     sources = _sources_of(reading)
     faulty = {fault.setting for fault in reading.faults}
-    for setting, message in (*check(config), *check_policies(numbered)):
+    named = {setting: source not in _OWN_PLACES for setting, source in sources.items()}
+    for setting, message in (*check(config, named), *check_policies(numbered)):
         if setting not in faulty:
             source = sources["policies" if setting.startswith("policies") else setting]
             reading.faults.append(Fault(source, setting, message))
@@ -119,8 +123,8 @@ def _from_flags(flags: Flags) -> dict[str, Raw]:
         values["server.socket"] = Raw(flags.socket.absolute(), "--socket")
     if flags.data_dir is not None:
         origin, cache = paths_below(flags.data_dir.absolute())
-        values["origin.path"] = Raw(origin, "--data-dir")
-        values["disk.path"] = Raw(cache, "--data-dir")
+        values["origin.path"] = Raw(origin, _DATA_DIR)
+        values["disk.path"] = Raw(cache, _DATA_DIR)
     return values
 
 

@@ -91,6 +91,8 @@ class FillsSection(Section):
 
     buffer_bytes: Annotated[ByteSize, Field(ge=_FILL_MIN_BYTES)] = 64 * _MIB
     spool_memory_bytes: Annotated[ByteSize, Field(ge=_FILL_MIN_BYTES)] = 256 * _MIB
+    upload_buffer_bytes: ByteSize = 64 * _MIB
+    max_uploads: Annotated[int, Field(ge=1, le=65_536)] = 512
 
 
 class LimitsSection(Section):

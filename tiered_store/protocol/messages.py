@@ -37,6 +37,7 @@ __all__ = [
     "encode_list_request",
     "encode_listing",
     "encode_put",
+    "encode_put_head",
     "encode_span",
     "encode_welcome",
 ]
@@ -211,7 +212,13 @@ def decode_span(data: bytes) -> tuple[int, int]:
 def encode_put(
     request_id: int, request: PutRequest, *, body: bytes = b"", flags: int = 0, deadline_ms: int = 0
 ) -> bytes:
-    """A PUT request, with the bytes themselves where they are sent inline.
+    """A PUT request, with the bytes themselves where they are sent inline. Raises as :func:`encode_put_head`."""
+    head = encode_put_head(request)
+    return encode_frame(Opcode.PUT, request_id, head=head, body=body, flags=flags, extra=deadline_ms)
+
+
+def encode_put_head(request: PutRequest) -> bytes:
+    """What a PUT says of its object.
 
     Raises:
         ProtocolError, TooLarge: if content type or metadata cannot be sent.
@@ -219,15 +226,8 @@ def encode_put(
     content_type = b"" if request.content_type is None else raw_text(request.content_type, "content type")
     type_field = 0 if request.content_type is None else len(content_type) + 1
     size = SIZE_UNKNOWN if request.size is None else request.size
-    head = b"".join(
-        (
-            pack(_PUT, size, len(request.key), type_field, len(request.metadata)),
-            request.key,
-            content_type,
-            pack_pairs(request.metadata),
-        )
-    )
-    return encode_frame(Opcode.PUT, request_id, head=head, body=body, flags=flags, extra=deadline_ms)
+    fixed = pack(_PUT, size, len(request.key), type_field, len(request.metadata))
+    return b"".join((fixed, request.key, content_type, pack_pairs(request.metadata)))
 
 
 def decode_put(frame: Frame) -> PutRequest:

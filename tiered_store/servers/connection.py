@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from tiered_store.aio.channel import Channel
-from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
+from tiered_store.errors import DaemonUnavailable, ProtocolError, StoreError
 from tiered_store.objects import Descriptor, Entry
 from tiered_store.protocol.frames import (
     HEADER,
@@ -39,6 +39,7 @@ from tiered_store.protocol.messages import (
 )
 from tiered_store.protocol.status import encode_error
 from tiered_store.servers.door import Door
+from tiered_store.servers.inflight import InFlight
 from tiered_store.servers.sockets import PeerCredentials
 from tiered_store.servers.transfers import Transfer
 
@@ -54,6 +55,10 @@ _ACCEPT_DESCRIPTOR: Final[int] = Flag.ACCEPT_DESCRIPTOR
 _NO_PROMOTE: Final[int] = Flag.NO_PROMOTE
 #: A GET with one of these goes the long way round.
 _NOT_SIMPLE: Final[int] = Flag.STREAM | Flag.RANGE
+#: What mostly needs no wait, or only one, and does nothing before it that would need a task.
+_AT_ONCE: Final = frozenset({Opcode.STAT, Opcode.EXISTS, Opcode.PUT, Opcode.DELETE, Opcode.COPY, Opcode.STATS})
+#: A PUT with one of these has to wait for the peer, within a limit of time.
+_TRANSFER: Final[int] = Flag.STREAM | Flag.DESCRIPTOR
 #: Descriptors that may wait for their frame; a peer sends one per upload, and only when asked.
 _MAX_DESCRIPTORS: Final = 4
 
@@ -94,9 +99,7 @@ class Connection:
         self._quick = quick
         self._reader = FrameReader()
         self._backlog: deque[Frame] = deque()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        #: Those of them that have been cancelled and have not ended yet.
-        self._cancelled: set[int] = set()
+        self.in_flight = InFlight(peer, door.limits, fail=self.reply_error, ended=self._request_ended)
         #: Uploads and streams that wait for frames of the peer, by request id.
         self.transfers: dict[int, Transfer] = {}
         self._descriptors: deque[Descriptor] = deque()
@@ -171,11 +174,11 @@ class Connection:
         cancelled requests have ended, and nothing that the peer may still have to send is needed for that.
         """
         backlog = self._backlog
-        self.channel.cork()
+        if len(backlog) > 1:
+            self.channel.cork()
         try:
             while backlog and not self.channel.is_closed:
-                is_full = self._cancelled and len(self._tasks) >= self.limits.max_in_flight
-                if is_full or self.channel.is_congested:
+                if self.in_flight.is_held_up or self.channel.is_congested:
                     self.channel.pause()
                     return
                 frame = backlog.popleft()
@@ -277,73 +280,22 @@ class Connection:
     # -- tasks --------------------------------------------------------------------------------------
 
     def _begin(self, frame: Frame, handler: Handler) -> None:
-        """Run a request in a task of its own."""
-        request_id = frame.request_id
-        if not request_id:
-            raise ProtocolError("request id 0 belongs to the connection")
-        if request_id in self._tasks and not self._tasks[request_id].done():
-            raise ProtocolError(f"request id {request_id} is still in use")
-        if self._is_draining:
-            self.reply_error(request_id, DaemonUnavailable("the daemon is stopping"))
+        """Work on a request, at once where that is allowed."""
+        if self._is_draining and frame.request_id:
+            self.reply_error(frame.request_id, DaemonUnavailable("the daemon is stopping"))
             return
-        if self._is_full():
-            message = f"more than {self.limits.max_in_flight} requests in flight on one connection"
-            self.reply_error(request_id, DaemonUnavailable(message))
-            return
-        task = self._tasks[request_id] = self._loop.create_task(self._run(frame, handler))
-        task.add_done_callback(partial(self._ended, frame, self._loop.time()))
+        at_once = frame.opcode in _AT_ONCE and not frame.flags & _TRANSFER
+        self.in_flight.start(frame, partial(handler, self, frame), at_once=at_once)
 
-    def _is_full(self) -> bool:
-        """Whether as many requests are under way as may be.
-
-        One that has been answered may still be in the table: its task is done, :meth:`_ended` is called a turn of
-        the loop later, and the peer's next request can be here before that.
-        """
-        limit = self.limits.max_in_flight
-        return len(self._tasks) >= limit and sum(not task.done() for task in self._tasks.values()) >= limit
-
-    async def _run(self, frame: Frame, handler: Handler) -> None:
-        """Do the work, within the deadline; every error becomes a reply."""
-        request_id = frame.request_id
-        # In a request, extra is the deadline; streams have stall timeouts in place of one.
-        deadline_s = frame.extra / 1000 if frame.extra else None
-        limit = asyncio.timeout(deadline_s)
-        try:
-            async with limit:
-                await handler(self, frame)
-        except StoreError as error:
-            self.reply_error(request_id, error)
-        except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                self.reply_error(request_id, DeadlineExceeded(f"no answer within {deadline_s} s"))
-            else:
-                _log.exception("request failed", extra={"request": str(frame), "peer": str(self.peer)})
-                self.reply_error(request_id, StoreError(f"internal error: {type(error).__name__}"))
-        finally:
-            # It knows this task, which knows the error it was cancelled with, whose traceback holds this frame:
-            # an upload's descriptor would stay open until the garbage collector comes by.
-            del limit
-
-    def _ended(self, frame: Frame, started: float, task: asyncio.Task[None]) -> None:
-        """A request's task has ended; also called for one that was cancelled before its first step."""
-        if self._tasks.get(frame.request_id) is task:  # else the peer has used the id again already
-            del self._tasks[frame.request_id]
-            self._cancelled.discard(frame.request_id)
-        elapsed = self._loop.time() - started
-        if elapsed >= self.limits.slow_request_s:
-            fields = {"request": str(frame), "seconds": round(elapsed, 3), "peer": str(self.peer)}
-            _log.warning("slow request", extra=fields)
-        if self._is_draining and not self._tasks:
+    def _request_ended(self) -> None:
+        if self._is_draining and not self.in_flight:
             self.channel.end()
         elif self._backlog:
             self._process()
 
     def _cancel(self, request_id: int) -> None:
-        task = self._tasks.get(request_id)
-        if task is not None:
-            task.cancel()
-            self._cancelled.add(request_id)
-            self.transfers.pop(request_id, None)  # parts that are still to come are for nobody
+        self.in_flight.cancel(request_id)
+        self.transfers.pop(request_id, None)  # parts that are still to come are for nobody
 
     # -- outgoing -----------------------------------------------------------------------------------
 
@@ -368,7 +320,7 @@ class Connection:
         def stream_instead() -> None:
             if self.channel.is_closed:
                 return
-            under_way = self._tasks.get(frame.request_id)
+            under_way = self.in_flight.get(frame.request_id)
             if under_way is not None:  # the task that sends this reply, about to end; or the id is in use again
                 under_way.add_done_callback(lambda _: self._loop.call_soon(stream_instead))
                 return
@@ -409,7 +361,7 @@ class Connection:
         self._is_draining = True
         if self._is_open:
             self.reply(encode_frame(Opcode.GOODBYE, 0))
-        if not self._tasks:
+        if not self.in_flight:
             self.channel.end()
 
     def close(self) -> None:
@@ -419,16 +371,14 @@ class Connection:
     def _closed(self, reason: BaseException | None) -> None:
         if reason is not None and not isinstance(reason, ProtocolError | ConnectionError):
             _log.warning("connection closed", extra={"peer": str(self.peer), "reason": str(reason)})
-        for task in self._tasks.values():
-            task.cancel()
+        self.in_flight.cancel_all()
         self._backlog.clear()
         self._descriptors.clear()
         self.door.gone(self)
 
     async def finished(self) -> None:
         """Return when no request of this connection runs any more."""
-        while self._tasks:
-            await asyncio.wait(self._tasks.values())
+        await self.in_flight.finished()
 
 
 def encode_wire(entry: Entry) -> bytes:

@@ -74,6 +74,8 @@ def _signs_of_life(connection: Connection, request_id: int) -> Iterator[None]:
 
 
 def _check_metadata(request: PutRequest, limit: int) -> None:
+    if not request.metadata and request.content_type is None:
+        return
     size = len((request.content_type or "").encode())
     size += sum(len(name.encode()) + len(value.encode()) for name, value in request.metadata.items())
     if size > limit:

@@ -233,11 +233,20 @@ class Store:
         return reading
 
     async def stat(self, key: Key) -> ObjectInfo:
-        """What is known of an object; a fresh entry in a tier answers, else the origin. Raises as :meth:`get`."""
+        """What is known of an object: as :meth:`get`, but what no tier may answer the origin tells without the bytes.
+
+        An expired entry inside its ``stale_while_revalidate_s`` answers at once while the object is read again
+        in the background, so that ``stat`` and ``get`` agree. Raises as :meth:`get`.
+        """
         key = _canonical(key)
         entry = await self._look(key, in_memory=False)
-        if entry is not None and self._freshness.judge(entry):
-            return entry.info
+        if entry is not None:
+            if self._freshness.judge(entry):
+                return entry.info
+            if self._freshness.serves_while_revalidating(entry):
+                self._counters.stale_served += 1
+                self._fills.revalidate(key, entry)
+                return entry.info
         self._raise_remembered_miss(key, entry)
         before = self._writes.completed
         try:

@@ -215,7 +215,9 @@ class CacheDirectory:
         try:
             fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TierFault(Kind.FAULTY, f"{self.path} is in use by another daemon") from None
+            holder = _holder(os.fstat(lock.fd))
+            other = "another daemon" if holder is None else f"another daemon (pid {holder})"
+            raise TierFault(Kind.FAULTY, f"{self.path} is in use by {other}") from None
         self._lock = lock
 
     def _note_rebuild(self) -> None:
@@ -227,3 +229,17 @@ class CacheDirectory:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _holder(locked: os.stat_result) -> int | None:
+    """Who holds the lock on a file, by the kernel's table (proc(5), locks); None if it cannot be seen from here."""
+    file = f"{os.major(locked.st_dev):02x}:{os.minor(locked.st_dev):02x}:{locked.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, kind, _, _, pid, *where = line.split()
+        if kind == "FLOCK" and where[0] == file:
+            return int(pid)
+    return None

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
+import tiered_store
 from tests.unit.cli.conftest import FakeClient, refusals
 from tiered_store.cli.program import program
 from tiered_store.errors import StoreError
@@ -124,3 +128,20 @@ def test_commands_do_not_load_the_daemon() -> None:
     code = f"import sys, tiered_store.cli.program; print(sorted(set({heavy + ours}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_the_version_is_the_packages_own_installed_or_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"tiered-store {tiered_store.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", tiered_store.__version__)
+
+
+def test_the_version_is_said_in_one_place() -> None:
+    project = tomllib.loads((Path(tiered_store.__file__).parent.parent / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "tiered_store/__init__.py"

@@ -227,10 +227,13 @@ class TestFileTarget:
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     def test_removed_by_somebody_else(self, tmp_path: Path) -> None:
+        before = open_descriptors()
         target = self.target(tmp_path)
         (left,) = tmp_path.iterdir()
         left.unlink()
         target.abandon()
+        assert list(tmp_path.iterdir()) == []
+        assert open_descriptors() == before
 
     @pytest.mark.parametrize("size", [0, 1, LARGE])
     def test_inline_and_by_file(self, tmp_path: Path, size: int) -> None:

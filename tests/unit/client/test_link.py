@@ -443,3 +443,83 @@ def test_what_breaks_a_link() -> None:
         assert breaks_link(error)
     for fine in (NotFound("x"), StoreError("x")):
         assert not breaks_link(fine)
+
+
+class TestAsking:
+    """One request, one frame: what ``ask`` spells out must be what a conversation would do."""
+
+    def ask(self, link: Link, deadline_ms: int = 7) -> Any:
+        return link.ask(Opcode.PUT, b"head", b"body", deadline_ms, Opcode.INFO)
+
+    def test_an_answer_in_one_piece(self) -> None:
+        def script(side: ServerSide) -> None:
+            side.greet()
+            request = side.receive()
+            assert (request.opcode, request.head, request.body, request.extra) == (Opcode.PUT, b"head", b"body", 7)
+            side.send(encode_frame(Opcode.INFO, request.request_id, head=HEAD))
+            side.wait_for_end()
+
+        with ScriptedDaemon(script) as daemon:
+            link = connected(daemon)
+            assert self.ask(link).head == HEAD
+            assert link.is_clean
+            link.close()
+
+    @pytest.mark.parametrize("cut", [1, 15, 16, 20])
+    def test_an_answer_in_pieces(self, cut: int) -> None:
+        def pieces(number: int) -> list[bytes]:
+            raw = encode_frame(Opcode.INFO, number, head=HEAD)
+            return [raw[:cut], raw[cut:]]
+
+        with ScriptedDaemon(talk(pieces)) as daemon:
+            link = connected(daemon)
+            assert self.ask(link).head == HEAD
+            assert link.is_clean
+            link.close()
+
+    def test_an_error_leaves_the_link_in_order(self) -> None:
+        with ScriptedDaemon(
+            talk(
+                lambda number: [encode_error(number, NotFound("no such object", key="a"))],
+                lambda number: [encode_frame(Opcode.INFO, number, head=HEAD)],
+            )
+        ) as daemon:
+            link = connected(daemon)
+            with pytest.raises(NotFound):
+                self.ask(link)
+            assert link.is_clean
+            assert self.ask(link).head == HEAD
+            link.close()
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            lambda number: [encode_frame(Opcode.DONE, number)],
+            lambda number: [encode_frame(Opcode.INFO, number + 1, head=HEAD)],
+            lambda number: [encode_error(0, ProtocolError("not so"))],
+        ],
+    )
+    def test_what_is_no_answer(self, reply: Any) -> None:
+        with ScriptedDaemon(talk(reply)) as daemon:
+            link = connected(daemon)
+            with pytest.raises(ProtocolError) as caught:
+                self.ask(link)
+            assert breaks_link(caught.value)
+            link.close()
+
+    def test_goodbye_behind_the_answer(self) -> None:
+        def both(number: int) -> list[bytes]:
+            return [encode_frame(Opcode.INFO, number, head=HEAD) + encode_frame(Opcode.GOODBYE, 0)]
+
+        with ScriptedDaemon(talk(both)) as daemon:
+            link = connected(daemon)
+            assert self.ask(link).head == HEAD
+            assert not link.is_clean
+            link.close()
+
+    def test_silence(self) -> None:
+        with ScriptedDaemon(talk(lambda _: [])) as daemon:
+            link = connected(daemon, 0.05)
+            with pytest.raises(DeadlineExceeded):
+                self.ask(link)
+            link.close()

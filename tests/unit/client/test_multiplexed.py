@@ -1,25 +1,24 @@
-"""One connection shared by many tasks, and the asyncio client on top, against a daemon that follows a script."""
+"""One connection shared by many tasks, against a daemon that follows a script."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from tests.support.links import answer, connected, echo, get, lost, until
 from tests.support.origins import memfd_body, open_descriptors
 from tests.support.wire import ScriptedDaemon, ServerSide, info
-from tiered_store import AsyncClient
 from tiered_store.client import operations
 from tiered_store.client.multiplexed import MultiplexedLink
 from tiered_store.client.operations import Upload
 from tiered_store.errors import (
     DaemonUnavailable,
     DeadlineExceeded,
+    IntegrityError,
     NotFound,
     PermissionDenied,
     ProtocolError,
@@ -30,41 +29,6 @@ from tiered_store.protocol.messages import encode_info, encode_span
 from tiered_store.protocol.status import encode_error
 
 HEAD = encode_info(info("a", 5), "memory", with_key=False)
-
-
-def echo(side: ServerSide) -> None:
-    """Answers every GET with its key, every PING with its bytes."""
-    side.greet()
-    while True:
-        answer(side, side.receive())
-
-
-def answer(side: ServerSide, frame: Frame) -> None:
-    if frame.opcode == Opcode.PING:
-        side.send(encode_frame(Opcode.PONG, frame.request_id, body=frame.payload))
-    else:
-        side.send_object(frame.request_id, frame.payload)
-
-
-@asynccontextmanager
-async def connected(*scripts: Callable[[ServerSide], object], timeout_s: float | None = 20.0) -> AsyncIterator[Any]:
-    """A link, and the daemon at its other end."""
-    with ScriptedDaemon(*scripts) as daemon:
-        link = await MultiplexedLink.connect(daemon.path, timeout_s)
-        try:
-            yield link, daemon
-        finally:
-            link.close()
-
-
-async def get(link: MultiplexedLink, key: str = "a", **options: Any) -> bytes:
-    return (await link.run(operations.get, key, flags=0, **options)).data
-
-
-async def started(link: MultiplexedLink, until: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not until():
-            await asyncio.sleep(0)
 
 
 class TestConnecting:
@@ -98,7 +62,7 @@ class TestConnecting:
     async def test_cancelled(self) -> None:
         with ScriptedDaemon(ServerSide.wait_for_end) as daemon:
             connecting = asyncio.ensure_future(MultiplexedLink.connect(daemon.path, None))
-            await started(None, lambda: daemon.accepted == 1)  # type: ignore[arg-type]
+            await until(lambda: daemon.accepted == 1)
             connecting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await connecting
@@ -155,7 +119,7 @@ class TestSharing:
         async with connected(script) as (link, _):
             link._request_id = 0
             slow = asyncio.ensure_future(get(link, "slow"))
-            await started(link, lambda: 1 in link._mailboxes)
+            await until(lambda: 1 in link._mailboxes)
             link._request_id = 0xFFFFFFFF - 1
             await get(link)
             await get(link)
@@ -184,7 +148,7 @@ class TestCancelling:
         async with connected(script) as (link, _):
             before = open_descriptors()
             task = asyncio.ensure_future(get(link))
-            await started(link, lambda: len(link._mailboxes) == 2)
+            await until(lambda: len(link._mailboxes) == 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -204,7 +168,7 @@ class TestCancelling:
         async with connected(script) as (link, _):
             for _ in range(3):
                 task = asyncio.ensure_future(get(link, "stuck"))
-                await started(link, lambda: len(link._mailboxes) == 2)
+                await until(lambda: len(link._mailboxes) == 2)
                 task.cancel()
                 await asyncio.wait([task])
             assert await get(link, "k") == b"k"
@@ -220,7 +184,7 @@ class TestCancelling:
 
         async with connected(script) as (link, _):
             first = asyncio.ensure_future(get(link, "first"))
-            await started(link, lambda: len(link._mailboxes) == 2)
+            await until(lambda: len(link._mailboxes) == 2)
             waiting = asyncio.ensure_future(get(link, "waiting"))
             third = asyncio.ensure_future(get(link, "third"))
             await asyncio.sleep(0)
@@ -275,13 +239,17 @@ class TestDeadlines:
             assert cancelled.is_set()
 
     async def test_an_answer_in_the_same_turn_as_the_end_of_the_time(self) -> None:
+        """It counts, and the end of its time does not hurt the answer after it."""
         async with connected(echo) as (link, _):
             mailbox = link._mailboxes[0]
-            mailbox.deliver((Frame(Opcode.PONG, 0, 0, 0, 0, b""), None))
+            frames = [Frame(Opcode.PONG, 0, 0, 0, 0, body) for body in (b"first", b"second")]
+            mailbox.deliver((frames[0], None))
             mailbox._expire(1.0)
-            await mailbox.next(None)
-            mailbox.deliver((Frame(Opcode.PONG, 0, 0, 0, 0, b""), None))
-            await mailbox.next(None)
+            assert await mailbox.next(None) == (frames[0], None)
+            waiting = asyncio.ensure_future(mailbox.next(None))
+            await asyncio.sleep(0)
+            mailbox.deliver((frames[1], None))
+            assert await waiting == (frames[1], None)
 
     async def test_a_daemon_that_takes_nothing(self) -> None:
         done = threading.Event()
@@ -424,172 +392,47 @@ class TestTheDaemonMisbehaves:
             assert open_descriptors() < before  # the link's own socket is closed
 
 
-class TestDying:
-    async def test_under_a_hundred_requests(self) -> None:
-        """All are repeated on one new connection; not a hundred."""
-
-        def dying(side: ServerSide) -> None:
-            side.greet(max_in_flight=200)
-            answer(side, side.receive())
-            for _ in range(100):
-                side.receive()
-
-        def well(side: ServerSide) -> None:
-            side.greet(max_in_flight=200)
-            while True:
-                answer(side, side.receive())
-
-        with ScriptedDaemon(dying, well) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=20.0)
-            assert await client.get("first") == b"first"
-            keys = [f"k{number}" for number in range(100)]
-            assert await asyncio.gather(*map(client.get, keys)) == [key.encode() for key in keys]
-            assert daemon.accepted == 2
-            await client.close()
-
-    async def test_a_second_time_is_once_too_often(self) -> None:
-        def dying(side: ServerSide) -> None:
-            side.greet()
-            answer(side, side.receive())
-            side.receive()
-
-        def dead(side: ServerSide) -> None:
-            side.greet()
-            side.receive()
-
-        with ScriptedDaemon(dying, dead) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=20.0)
-            await client.get("first")
-            with pytest.raises(DaemonUnavailable, match="closed the connection"):
-                await client.get("second")
-            assert daemon.accepted == 2
-            await client.close()
-
-    async def test_a_fresh_one_is_not_tried_again(self) -> None:
-        def dead(side: ServerSide) -> None:
-            side.greet()
-            side.receive()
-
-        with ScriptedDaemon(dead) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=20.0)
-            with pytest.raises(DaemonUnavailable, match="closed the connection"):
-                await client.get("first")
-            assert daemon.accepted == 1
-            await client.close()
-
-    async def test_a_daemon_that_says_goodbye(self) -> None:
-        """What is under way is answered, what comes then goes to the next daemon."""
-        both_there = threading.Event()
-
-        def leaving(side: ServerSide) -> None:
-            side.greet()
-            answer(side, side.receive())
-            frame = side.receive()
-            side.send(encode_frame(Opcode.GOODBYE, 0))
-            both_there.wait(20)
-            answer(side, frame)
-            side.wait_for_end()
-
-        with ScriptedDaemon(leaving, echo) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=20.0)
-            await client.get("first")
-            old = client._link
-            assert old is not None
-            slow = asyncio.ensure_future(client.get("under way"))
-            await started(old, lambda: not old.is_usable)
-            assert await client.get("next") == b"next"
-            both_there.set()
-            assert await slow == b"under way"
-            assert daemon.accepted == 2
-            await client.close()
-            old.close()
-
-    async def test_one_that_refuses_an_old_connection(self) -> None:
-        def stopping(side: ServerSide) -> None:
-            side.greet()
-            answer(side, side.receive())
-            number = side.receive().request_id
-            side.send(encode_frame(Opcode.GOODBYE, 0) + encode_error(number, DaemonUnavailable("stopping")))
-
-        with ScriptedDaemon(stopping, echo) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=20.0)
-            assert [await client.get("a"), await client.get("b")] == [b"a", b"b"]
-            await client.close()
-
-    async def test_a_refusal_of_a_request_is_not_tried_again(self) -> None:
-        def busy(side: ServerSide) -> None:
-            side.greet()
-            answer(side, side.receive())
-            side.send(encode_error(side.receive().request_id, DaemonUnavailable("too many in flight")))
-            side.wait_for_end()
-
-        with ScriptedDaemon(busy) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=20.0)
-            await client.get("a")
-            with pytest.raises(DaemonUnavailable, match="too many in flight"):
-                await client.get("b")
-            assert daemon.accepted == 1
-            await client.close()
-
-
-class TestClosing:
-    async def test_what_is_under_way_fails(self) -> None:
+class TestFaultsLeaveNoGarbage:
+    async def test_a_deadline(self) -> None:
         def silent(side: ServerSide) -> None:
             side.greet()
             side.wait_for_end()
 
-        with ScriptedDaemon(silent) as daemon:
-            client = AsyncClient(daemon.path)
-            tasks = [asyncio.ensure_future(client.get("a")) for _ in range(5)]
-            await started(None, lambda: client._link is not None and len(client._link._mailboxes) == 6)  # type: ignore[arg-type]
-            await client.close()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert all(isinstance(result, DaemonUnavailable) and "closed" in str(result) for result in results)
-            with pytest.raises(DaemonUnavailable, match="has been closed"):
-                await client.get("b")
+        async with connected(silent) as (link, _):
+            link._timeout_s = 0.02  # from here on: greeting may take its time
+            assert await lost(lambda kept: get(link, sink=kept), DeadlineExceeded)
 
-    async def test_while_it_connects(self) -> None:
-        """Whoever waits for the connection is told, and not cancelled: nobody cancelled them."""
-        with ScriptedDaemon(ServerSide.wait_for_end) as daemon:
-            client = AsyncClient(daemon.path, timeout_s=None)
-            tasks = [asyncio.ensure_future(client.get("a")) for _ in range(3)]
-            await started(None, lambda: daemon.accepted == 1)  # type: ignore[arg-type]
-            await client.close()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert all(isinstance(result, DaemonUnavailable) for result in results)
+    @pytest.mark.parametrize(
+        ("reply", "error"), [(b"\0" * 16, ProtocolError), (b"", ConnectionError)], ids=["violation", "hangs up"]
+    )
+    async def test_a_connection_that_ends(self, reply: bytes, error: type[BaseException]) -> None:
+        def script(side: ServerSide) -> None:
+            side.greet()
+            side.receive()
+            side.send(reply)
 
-    async def test_one_caller_cancelled_while_it_connects(self) -> None:
-        greet = threading.Event()
+        async with connected(script) as (link, _):
+            assert await lost(lambda kept: get(link, sink=kept), error)
 
-        def slow(side: ServerSide) -> None:
-            greet.wait(20)
-            echo(side)
+    async def test_each_fails_with_an_error_of_its_own(self) -> None:
+        """One for all would collect the tracebacks of all."""
 
-        with ScriptedDaemon(slow) as daemon:
-            client = AsyncClient(daemon.path)
-            tasks = [asyncio.ensure_future(client.get(key)) for key in ("a", "b")]
-            await started(None, lambda: daemon.accepted == 1)  # type: ignore[arg-type]
-            tasks[0].cancel()
-            await asyncio.wait([tasks[0]])
-            greet.set()
-            assert await tasks[1] == b"b"
-            assert daemon.accepted == 1
-            await client.close()
+        def script(side: ServerSide) -> None:
+            side.greet()
+            for _ in range(10):
+                side.receive()
+            side.send(encode_error(0, IntegrityError("broken", key="k", expected="1", actual="2", source="disk")))
 
-    async def test_abandoned(self) -> None:
-        """As after a fork: the connection is let go of without a word."""
-        async with connected(echo) as (link, _):
-            link._channel.pause()
-            link.abandon()
-            assert not link.is_usable
+        async with connected(script) as (link, _):
+            errors = await asyncio.gather(*(get(link) for _ in range(10)), return_exceptions=True)
+            assert len({id(error) for error in errors}) == 10
+            told = {(str(error), error.key, error.expected, error.actual, error.source) for error in errors}
+            assert told == {("broken (key 'k')", "k", "1", "2", "disk")}
 
 
-async def test_one_that_greets_nobody_is_left_alone() -> None:
-    with ScriptedDaemon(ServerSide.wait_for_end) as daemon:
-        client = AsyncClient(daemon.path, timeout_s=0.05, on_unavailable="miss")
-        with pytest.raises(NotFound):
-            await client.get("a")
-        with pytest.raises(NotFound):
-            await client.get("a")
-        assert daemon.accepted == 1
-        await client.close()
+async def test_abandoned() -> None:
+    """As after a fork: the connection is let go of without a word."""
+    async with connected(echo) as (link, _):
+        link._channel.pause()
+        link.abandon()
+        assert not link.is_usable

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tiered_store.config import checks
 from tiered_store.config.faults import ConfigError
 from tiered_store.config.load import Flags, Loaded, load
 from tiered_store.config.model import Config
+from tiered_store.config.places import Obstacle
 
 
 def read(
@@ -108,6 +110,14 @@ def test_a_configuration_is_immutable(tmp_path: Path) -> None:
         ("[[policies]]\nprefix = 'a'\nttl = 1", "policies[1].ttl: unknown setting; did you mean 'ttl_s'?"),
         ("[policies]\nprefix = 'a'", "policies: is an array of tables; write each rule below [[policies]]"),
         ("[[policies]]\nprefix = '/a'", "policies[1].prefix: no key can start with '/a': "),
+        ("[[policies]]\nprefix = 'a//b'", "policies[1].prefix: no key can start with 'a//b': "),
+        ("[[policies]]\nprefix = '../'\nimmutable = true", "policies[1].prefix: no key can start with '../': "),
+        ("[[policies]]\nprefix = 'b'\n[[policies]]\nprefix = '.tiered_store/'", "policies[2].prefix: no key can start"),
+        (f"[[policies]]\nprefix = '{'a' * 1023}/'", "policies[1].prefix: no key can start with 'aaa"),
+        ("[fills]\nmax_uploads = 0", "fills.max_uploads: must be at least 1, not 0"),
+        ("[fills]\nmax_uploads = 100000", "fills.max_uploads: must be at most 65536, not 100000"),
+        ("[fills]\nupload_buffer_bytes = '1 pint'", "fills.upload_buffer_bytes: "),
+        ("[fills]\nupload_buffer_bytes = '900TiB'", "fills.upload_buffer_bytes: 900 TiB is more memory than this"),
         ("[[policies]]\nprefix = 'a'\nimmutable = true\nttl_s = 5", "policies[1].ttl_s: has no meaning"),
         (
             "[[policies]]\nprefix = 'a'\n[[policies]]\nprefix = 'a'",
@@ -218,8 +228,90 @@ def test_a_path_that_cannot_be_looked_at(tmp_path: Path) -> None:
     assert "Too many levels of symbolic links" in found
 
 
+@pytest.mark.parametrize("setting", ["origin", "disk"])
+def test_a_path_in_a_view_of_the_kernel(tmp_path: Path, setting: str) -> None:
+    """Root may write there by its permissions, and no file can be made all the same."""
+    (found,) = faults(tmp_path, f"[{setting}]\npath = '/proc/nowhere/data'")
+    assert found.startswith(f"{setting}.path: /proc/nowhere/data cannot be used: /proc is a view of the kernel (proc)")
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "environment"),
+    [("c.toml", "[origin]\npath = '{}'", {}), ("STORAGE_LOCAL_PATH", "", {"STORAGE_LOCAL_PATH": "{}"})],
+)
+def test_an_origin_that_somebody_named_must_be_there(
+    tmp_path: Path, source: str, text: str, environment: Mapping[str, str]
+) -> None:
+    path = tmp_path / "mnt/objects"
+    given = {name: value.format(path) for name, value in environment.items()}
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text.format(path), given)
+    (fault,) = caught.value.faults
+    assert fault.source.endswith(source)
+    assert fault.setting == "origin.path"
+    assert fault.message.startswith(f"{path} does not exist; mount what holds it, or make it")
+    assert not (tmp_path / "mnt").exists()
+    path.mkdir(parents=True)
+    assert read(tmp_path, text.format(path), given).config.origin.path == path
+
+
+@pytest.mark.parametrize("setting", ["origin", "disk"])
+def test_a_link_that_leads_nowhere(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    (found,) = faults(tmp_path, f"[{setting}]\npath = '{tmp_path}/link'")
+    assert found.endswith(f"{tmp_path}/link is a symbolic link that leads nowhere")
+
+
+def played(monkeypatch: pytest.MonkeyPatch, place: Path, reason: str, *, passing: bool) -> None:
+    """What is in the way at one place, and nowhere else."""
+    found = Obstacle(reason, is_passing=passing)
+    monkeypatch.setattr(checks, "obstacle", lambda path: found if path == place else None)
+
+
+def test_a_disk_in_a_bad_state_is_no_fault_of_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"[disk]\npath = '{tmp_path}/cache'"
+    played(monkeypatch, tmp_path / "cache", "it is mounted read-only", passing=True)
+    assert read(tmp_path, text).config.disk.path == tmp_path / "cache"
+    played(monkeypatch, tmp_path / "cache", "not writable", passing=False)
+    assert faults(tmp_path, text) == [f"disk.path: {tmp_path}/cache cannot be used: not writable"]
+
+
+def test_but_of_an_origin_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played(monkeypatch, tmp_path / "o", "it is mounted read-only", passing=True)
+    text = f"[origin]\npath = '{tmp_path}/o'"
+    assert faults(tmp_path, text) == [f"origin.path: {tmp_path}/o cannot be used: it is mounted read-only"]
+
+
+def test_a_cache_directory_that_others_can_write(tmp_path: Path) -> None:
+    place = tmp_path / "cache"
+    place.mkdir()
+    place.chmod(0o775)
+    (found,) = faults(tmp_path, f"[disk]\npath = '{place}'")
+    assert found.startswith(f"disk.path: {place} can be written by others (mode 0775); chmod go-w")
+    place.chmod(0o755)  # the tier closes it itself
+    assert read(tmp_path, f"[disk]\npath = '{place}'").config.disk.path == place
+
+
+def test_a_cache_directory_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "cache"
+    place.mkdir(mode=0o700)
+    owner = place.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    (found,) = faults(tmp_path, f"[disk]\npath = '{place}'")
+    assert found.startswith(f"disk.path: {place} belongs to uid {owner}, and this is uid {owner + 1}; run this as that")
+
+
+def test_a_link_to_a_cache_directory(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "cache").symlink_to(tmp_path / "real")
+    (found,) = faults(tmp_path, f"[disk]\npath = '{tmp_path}/cache'")
+    real = os.path.realpath(tmp_path / "real")
+    assert found == f"disk.path: {tmp_path}/cache is a symbolic link; name the directory itself: {real}"
+
+
 @pytest.mark.parametrize("cache", ["data", "data/cache", "."])
 def test_cache_and_origin_in_one_another(tmp_path: Path, cache: str) -> None:
+    (tmp_path / "data").mkdir()
     (found,) = faults(tmp_path, f"[origin]\npath = '{tmp_path}/data'\n[disk]\npath = '{tmp_path}/{cache}'")
     assert found.startswith("disk.path: ")
     assert "must not lie in one another" in found

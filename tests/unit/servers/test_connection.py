@@ -16,7 +16,6 @@ from tests.support.store import settle
 from tests.unit.aio.test_channel import RefusesDescriptors
 from tiered_store.errors import (
     DaemonUnavailable,
-    DeadlineExceeded,
     InvalidKey,
     NotFound,
     ProtocolError,
@@ -376,99 +375,6 @@ class TestReading:
             assert (await peer.receive()).payload == body
 
 
-class TestInFlight:
-    async def test_one_more_is_refused(self) -> None:
-        async with served(NativeLimits(max_in_flight=3)) as it:
-            gate = it.rig.origin.hold("stat")
-            peer = await it.connect()
-            await peer.send(b"".join(encode_frame(Opcode.STAT, n, body=b"a") for n in range(1, 5)))
-            error, number = await peer.error()
-            assert (type(error), number, error.retryable) == (DaemonUnavailable, 4, True)
-            assert await peer.is_well()
-            gate.open()
-            assert {(await peer.error())[1] for _ in range(3)} == {1, 2, 3}
-
-    async def test_cancelled_ones_make_room(self) -> None:
-        """In the same read: the cancelled ones need a moment to end, and the new ones wait that long."""
-        async with served(NativeLimits(max_in_flight=3)) as it:
-            gate = it.rig.origin.hold("stat", "slow")
-            await it.rig.there("quick", b"x")
-            peer = await it.connect()
-            await peer.send(b"".join(encode_frame(Opcode.STAT, n, body=b"slow") for n in (1, 2, 3)))
-            await gate.reached.wait()
-            await eventually(lambda: len(peer.connection._tasks) == 3)
-            await peer.send(
-                b"".join(map(cancel, (1, 2, 3)))
-                + b"".join(encode_frame(Opcode.STAT, n, body=b"quick") for n in (4, 5, 6))
-            )
-            answers = [await peer.receive() for _ in range(3)]
-            assert {frame.request_id for frame in answers} == {4, 5, 6}
-            assert {frame.opcode for frame in answers} == {Opcode.INFO}
-
-    async def test_cancelled_before_its_first_step(self) -> None:
-        """Request and CANCEL in one read: nothing of it is left, and the id is free again."""
-        async with served() as it:
-            peer = await it.connect()
-            for _ in range(3):
-                await peer.send(encode_frame(Opcode.STAT, 5, body=b"a") + cancel(5) + ping(6))
-                assert (await peer.receive()).opcode == Opcode.PONG
-                await eventually(lambda: not peer.connection._tasks)
-            assert it.rig.origin.calls["stat"] == 0
-            assert await it.door.drain(5.0)
-
-    async def test_cancelling_what_is_unknown(self) -> None:
-        async with served() as it:
-            peer = await it.connect()
-            await peer.send(cancel(7) + cancel(0) + encode_frame(Opcode.WINDOW, 9, extra=5))
-            assert await peer.is_well()
-
-    async def test_a_cancelled_one_is_not_answered(self) -> None:
-        async with served() as it:
-            gate = it.rig.origin.hold("stat")
-            peer = await it.connect()
-            await peer.send(encode_frame(Opcode.STAT, 5, body=b"a"))
-            await gate.reached.wait()
-            await peer.send(cancel(5))
-            await eventually(lambda: not peer.connection._tasks)
-            gate.open()
-            assert await peer.is_well()
-
-    async def test_a_deadline(self) -> None:
-        async with served() as it:
-            it.rig.origin.hold("stat")
-            peer = await it.connect()
-            await peer.send(encode_frame(Opcode.STAT, 5, body=b"a", extra=1))
-            error, number = await peer.error()
-            assert (type(error), number) == (DeadlineExceeded, 5)
-            assert "within 0.001 s" in error.message
-
-    @pytest.mark.parametrize("fault", [RuntimeError, TimeoutError])
-    async def test_a_fault_in_a_request(self, fault: type[Exception]) -> None:
-        """It costs that request; a TimeoutError from below is not the deadline."""
-        async with served() as it:
-            it.rig.origin.fail("stat", lambda: fault("boom"))
-            peer = await it.connect()
-            await peer.send(encode_frame(Opcode.STAT, 5, body=b"a", extra=60_000))
-            error, number = await peer.error()
-            assert (error.message, number) == (f"internal error: {fault.__name__}", 5)
-            assert await peer.is_well()
-
-    async def test_slow_ones_are_told_of(self, caplog: pytest.LogCaptureFixture) -> None:
-        async with served(NativeLimits(slow_request_s=0.0)) as it:
-            peer = await it.connect()
-            await peer.get("none")
-            await eventually(lambda: "slow request" in caplog.messages)
-
-    async def test_a_peer_that_goes_takes_its_requests_along(self) -> None:
-        async with served() as it:
-            gate = it.rig.origin.hold("stat")
-            peer = await it.connect()
-            await peer.send(encode_frame(Opcode.STAT, 5, body=b"a"))
-            await gate.reached.wait()
-            peer.sock.close()
-            await eventually(lambda: peer.connection.channel.is_closed and not peer.connection._tasks)
-
-
 class TestFloods:
     """A peer that asks and never reads: what waits for it is bounded, then so is our patience."""
 
@@ -515,7 +421,7 @@ class TestFloods:
             peer = await it.connect()
             many = encode_keys([b"a"] * 20)
             await peer.send(b"".join(encode_frame(Opcode.GET_MANY, n, body=many) for n in range(1, 201)))
-            await eventually(lambda: len(peer.connection._tasks) == 200 or peer.connection._backlog)
+            await eventually(lambda: len(peer.connection.in_flight) == 200 or peer.connection._backlog)
             await settle(50)
             assert peer.connection.channel._buffered <= self.LIMITS.write_buffer_bytes + MIB
             seen: dict[int, int] = {}

@@ -218,7 +218,7 @@ class TestStream:
             for _ in range(3):
                 await peer.send(data(bytes(DATA_MAX_BYTES)))
             await peer.send(CANCEL + data(b"late") + END + encode_frame(Opcode.WINDOW, ID, extra=7))
-            await eventually(lambda: not peer.connection._tasks)
+            await eventually(lambda: not peer.connection.in_flight)
             assert not peer.connection.transfers
             assert await peer.is_well()
             await eventually(lambda: open_descriptors() <= before)
@@ -324,7 +324,7 @@ class TestDescriptor:
             file = memfd_body(b"hello")
             before = open_descriptors()
             await peer.send(CANCEL)
-            await eventually(lambda: not peer.connection._tasks)
+            await eventually(lambda: not peer.connection.in_flight)
             for expecting in (0, 1):
                 peer.connection.expect_descriptors(expecting)
                 await peer.send(DESCRIPTOR, file.descriptor.fd)

@@ -153,6 +153,58 @@ async def test_while_revalidating_readers_get_the_stale_copy_at_once() -> None:
         assert rig.counter("stale_served") == 2
 
 
+async def test_while_revalidating_stat_answers_as_get_does() -> None:
+    async with store_rig(policies=[SWR]) as rig:
+        old = await rig.put("sessions/a", b"old")
+        new = await rig.there("sessions/a", b"newer")
+        rig.advance(15)
+        gate = rig.origin.hold("open")
+        assert [await rig.store.stat(K) for _ in range(3)] == [old] * 3
+        assert await rig.store.exists([K]) == [True]
+        assert await rig.get("sessions/a") == b"old"
+        await gate.reached.wait()
+        gate.open()
+        await settle(20)
+        assert (rig.origin.calls["open"], rig.origin.calls["stat"]) == (1, 0)  # one re-read for all of them
+        assert (await rig.store.stat(K)).etag == new.etag
+        assert rig.counter("stale_served") == 5
+
+
+async def test_after_that_stat_waits_for_the_origin() -> None:
+    async with store_rig(policies=[SWR]) as rig:
+        await rig.put("sessions/a", b"old")
+        new = await rig.there("sessions/a", b"newer")
+        rig.advance(31)
+        assert (await rig.store.stat(K)).etag == new.etag
+        assert (rig.origin.calls["open"], rig.origin.calls["stat"]) == (0, 1)
+        assert rig.counter("stale_served") == 0
+
+
+async def test_revalidations_for_stat_are_bounded_too() -> None:
+    async with store_rig(policies=[SWR], limits=StoreLimits(max_background_tasks=2)) as rig:
+        keys = [parse_key(f"k{number}") for number in range(5)]
+        for key in keys:
+            await rig.put(key, b"old")
+        rig.advance(15)
+        gate = rig.origin.hold("open")
+        assert await rig.store.exists(keys) == [True] * 5
+        await settle(20)
+        assert rig.origin.calls["open"] == 2
+        gate.open()
+        await settle(20)
+
+
+async def test_what_may_have_missed_a_write_is_no_answer_of_stat(tmp_path: Path) -> None:
+    async with store_rig(policies=[SWR], disk=FakeDisk(tmp_path)) as rig:
+        await rig.put("sessions/a", b"old")
+        await rig.origin.inner.delete(["sessions/a"])
+        rig.advance(15)
+        rig.disk.suspect_before = rig.wall()
+        rig.memory.discard(K)
+        with pytest.raises(NotFound):
+            await rig.store.stat(K)
+
+
 async def test_background_revalidations_are_bounded() -> None:
     limits = StoreLimits(max_background_tasks=2)
     async with store_rig(policies=[SWR], limits=limits) as rig:

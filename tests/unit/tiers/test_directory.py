@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tiered_store.tiers.directory import INDEX_NAME, CacheDirectory, Marks
@@ -46,13 +49,29 @@ def test_runs_are_counted_across_restarts(directory):
 
 def test_one_at_a_time(directory):
     other = CacheDirectory(directory.path)
-    with pytest.raises(TierFault, match="in use"):
+    with pytest.raises(TierFault, match=rf"in use by another daemon \(pid {os.getpid()}\)"):
         other.claim()
     directory.claim()  # again is fine
     directory.release()
     other.claim()
     other.release()
     other.release()
+
+
+@pytest.mark.parametrize(
+    "table", ["", "1: -> FLOCK ADVISORY WRITE 7 fe:00:9 0 EOF\n1: POSIX ADVISORY READ 8 fe:00:9 0 EOF\n", None]
+)
+def test_who_holds_it_may_be_out_of_sight(directory, monkeypatch, table):
+    """The holder is in another process namespace, or there is no table at all."""
+
+    def read_text(self, **_):
+        if table is None:
+            raise FileNotFoundError(str(self))
+        return table
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(TierFault, match=r"in use by another daemon$"):
+        CacheDirectory(directory.path).claim()
 
 
 @pytest.mark.parametrize("how", ["lock removed", "directory replaced"])

@@ -1,0 +1,139 @@
+"""The requests of one connection that are under way: how many, how long, and what ends them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.doors import eventually, served
+from tests.unit.servers.test_connection import cancel, get_frame, ping
+from tiered_store.errors import (
+    DaemonUnavailable,
+    DeadlineExceeded,
+)
+from tiered_store.protocol.frames import (
+    Opcode,
+    encode_frame,
+)
+from tiered_store.servers.limits import NativeLimits
+
+
+async def test_one_more_is_refused() -> None:
+    async with served(NativeLimits(max_in_flight=3)) as it:
+        gate = it.rig.origin.hold("stat")
+        peer = await it.connect()
+        await peer.send(b"".join(encode_frame(Opcode.STAT, n, body=b"a") for n in range(1, 5)))
+        error, number = await peer.error()
+        assert (type(error), number, error.retryable) == (DaemonUnavailable, 4, True)
+        assert await peer.is_well()
+        gate.open()
+        assert {(await peer.error())[1] for _ in range(3)} == {1, 2, 3}
+
+
+async def test_cancelled_ones_make_room() -> None:
+    """In the same read: the cancelled ones need a moment to end, and the new ones wait that long."""
+    async with served(NativeLimits(max_in_flight=3)) as it:
+        gate = it.rig.origin.hold("stat", "slow")
+        await it.rig.there("quick", b"x")
+        peer = await it.connect()
+        await peer.send(b"".join(encode_frame(Opcode.STAT, n, body=b"slow") for n in (1, 2, 3)))
+        await gate.reached.wait()
+        await eventually(lambda: len(peer.connection.in_flight) == 3)
+        await peer.send(
+            b"".join(map(cancel, (1, 2, 3))) + b"".join(encode_frame(Opcode.STAT, n, body=b"quick") for n in (4, 5, 6))
+        )
+        answers = [await peer.receive() for _ in range(3)]
+        assert {frame.request_id for frame in answers} == {4, 5, 6}
+        assert {frame.opcode for frame in answers} == {Opcode.INFO}
+
+
+async def test_cancelled_before_its_first_step() -> None:
+    """Request and CANCEL in one read: nothing of it is left, and the id is free again."""
+    async with served() as it:
+        peer = await it.connect()
+        for _ in range(3):
+            await peer.send(encode_frame(Opcode.GET, 5, body=b"a") + cancel(5) + ping(6))
+            assert (await peer.receive()).opcode == Opcode.PONG
+            await eventually(lambda: not peer.connection.in_flight)
+        assert it.rig.origin.calls["open"] == 0
+        assert await it.door.drain(5.0)
+
+
+async def test_cancelled_between_its_first_step_and_the_next() -> None:
+    """What is begun at once waits for the origin when the CANCEL behind it in the same read is seen."""
+    async with served() as it:
+        it.rig.origin.hold("stat")
+        peer = await it.connect()
+        for _ in range(3):
+            await peer.send(encode_frame(Opcode.STAT, 5, body=b"a", extra=60_000) + cancel(5) + ping(6))
+            assert (await peer.receive()).opcode == Opcode.PONG
+            await eventually(lambda: not peer.connection.in_flight)
+        assert it.rig.origin.calls["stat"] == 3
+        assert await it.door.drain(5.0)
+
+
+async def test_cancelling_what_is_unknown() -> None:
+    async with served() as it:
+        peer = await it.connect()
+        await peer.send(cancel(7) + cancel(0) + encode_frame(Opcode.WINDOW, 9, extra=5))
+        assert await peer.is_well()
+
+
+async def test_a_cancelled_one_is_not_answered() -> None:
+    async with served() as it:
+        gate = it.rig.origin.hold("stat")
+        peer = await it.connect()
+        await peer.send(encode_frame(Opcode.STAT, 5, body=b"a"))
+        await gate.reached.wait()
+        await peer.send(cancel(5))
+        await eventually(lambda: not peer.connection.in_flight)
+        gate.open()
+        assert await peer.is_well()
+
+
+async def test_a_deadline() -> None:
+    async with served() as it:
+        it.rig.origin.hold("stat")
+        peer = await it.connect()
+        await peer.send(encode_frame(Opcode.STAT, 5, body=b"a", extra=1))
+        error, number = await peer.error()
+        assert (type(error), number) == (DeadlineExceeded, 5)
+        assert "within 0.001 s" in error.message
+
+
+async def test_the_deadline_of_what_does_not_begin_at_once() -> None:
+    async with served() as it:
+        it.rig.origin.hold("open")
+        peer = await it.connect()
+        await peer.send(get_frame(5, "cache/cold", extra=1))
+        error, number = await peer.error()
+        assert (type(error), number) == (DeadlineExceeded, 5)
+        await eventually(lambda: not peer.connection.in_flight)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, TimeoutError])
+async def test_a_fault_in_a_request(fault: type[Exception]) -> None:
+    """It costs that request; a TimeoutError from below is not the deadline."""
+    async with served() as it:
+        it.rig.origin.fail("stat", lambda: fault("boom"))
+        peer = await it.connect()
+        await peer.send(encode_frame(Opcode.STAT, 5, body=b"a", extra=60_000))
+        error, number = await peer.error()
+        assert (error.message, number) == (f"internal error: {fault.__name__}", 5)
+        assert await peer.is_well()
+
+
+async def test_slow_ones_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(NativeLimits(slow_request_s=0.0)) as it:
+        peer = await it.connect()
+        await peer.get("none")
+        await eventually(lambda: "slow request" in caplog.messages)
+
+
+async def test_a_peer_that_goes_takes_its_requests_along() -> None:
+    async with served() as it:
+        gate = it.rig.origin.hold("stat")
+        peer = await it.connect()
+        await peer.send(encode_frame(Opcode.STAT, 5, body=b"a"))
+        await gate.reached.wait()
+        peer.sock.close()
+        await eventually(lambda: peer.connection.channel.is_closed and not peer.connection.in_flight)

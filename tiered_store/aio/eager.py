@@ -54,7 +54,10 @@ class Waiting(Coroutine[Any, Any, T]):
         if isinstance(self._awaited, asyncio.Future):
             self._awaited.cancel()
         self._hand_over(None)
-        return self._work.throw(kind if value is None else value)
+        try:
+            return self._work.throw(kind if value is None else value)
+        finally:  # the exception's traceback holds this frame; were it held here too, only the collector would end it
+            del kind, value
 
     def close(self) -> None:
         """End the work where it waits."""

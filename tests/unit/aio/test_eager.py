@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from collections.abc import Generator
+from contextlib import suppress
 
 import pytest
 
@@ -150,3 +152,30 @@ async def test_nothing_is_left_for_the_garbage_collector() -> None:
         assert watched() is None
     finally:
         gc.enable()
+
+
+def test_an_error_leaves_nothing_for_the_garbage_collector() -> None:
+    """What a failed upload held has to go with it, not some time later."""
+    error = _Fault()
+    watched = weakref.ref(error)
+    begun = begin(_TurnOfTheLoop().wait())
+    gc.disable()
+    try:
+        with suppress(_Fault):
+            begun.throw(error)  # type: ignore[union-attr]
+        del error, begun
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+class _Fault(Exception):
+    pass
+
+
+class _TurnOfTheLoop:
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+    async def wait(self) -> None:
+        await self

@@ -53,8 +53,9 @@ _OBJECT: Final = int(Opcode.OBJECT)
 _GET: Final = int(Opcode.GET)
 _ACCEPT_DESCRIPTOR: Final[int] = Flag.ACCEPT_DESCRIPTOR
 _NO_PROMOTE: Final[int] = Flag.NO_PROMOTE
-#: A GET with one of these goes the long way round.
-_NOT_SIMPLE: Final[int] = Flag.STREAM | Flag.RANGE
+#: A GET is simple if of these it has ACCEPT_DESCRIPTOR alone: then whatever is at hand can be sent as it is. Any other
+#: goes the long way round, where it is looked for, and counted, once.
+_FORMS: Final[int] = Flag.STREAM | Flag.RANGE | Flag.ACCEPT_DESCRIPTOR
 #: What mostly needs no wait, or only one, and does nothing before it that would need a task.
 _AT_ONCE: Final = frozenset({Opcode.STAT, Opcode.EXISTS, Opcode.PUT, Opcode.DELETE, Opcode.COPY, Opcode.STATS})
 #: A PUT with one of these has to wait for the peer, within a limit of time.
@@ -131,17 +132,15 @@ class Connection:
         is_calm = self.channel.stalled_since is None and not (self._backlog or descriptors or self._reader.is_midway)
         if is_calm and len(data) >= HEADER_BYTES:
             length, opcode, flags, head_length, request_id, _ = _unpack(data)
-            is_simple = opcode == _GET and not flags & _NOT_SIMPLE and not head_length
+            is_simple = opcode == _GET and flags & _FORMS == _ACCEPT_DESCRIPTOR and not head_length
             if is_simple and length == len(data) - HEADER_BYTES and self._is_open and request_id:
                 try:
                     key = data[HEADER_BYTES:].decode()
                     entry = self._peek(key, True) if flags & _NO_PROMOTE else self._peek(key)
                     if entry is not None:
-                        if self._send_small(request_id, entry):
-                            return
-                        if flags & _ACCEPT_DESCRIPTOR:  # here: looking again would count the hit again
+                        if not self._send_small(request_id, entry):
                             self.reply_descriptor(Frame(opcode, flags, 0, request_id, 0, data[HEADER_BYTES:]), entry)
-                            return
+                        return
                 except (UnicodeError, StoreError):
                     pass  # the long way round says what is wrong
         try:
@@ -200,20 +199,17 @@ class Connection:
 
     def _is_hit(self, frame: Frame) -> bool:
         """Answer a read from what is at hand, without a task; False when that is not possible."""
-        is_simple = frame.opcode == _GET and not frame.flags & _NOT_SIMPLE and not frame.head_length
+        is_simple = frame.opcode == _GET and frame.flags & _FORMS == _ACCEPT_DESCRIPTOR and not frame.head_length
         if not (is_simple and frame.request_id and self._is_open):
             return False
         try:
             entry = self._peek(str(frame.payload, "utf-8"), bool(frame.flags & _NO_PROMOTE))
             if entry is None:
                 return False
-            if self._send_small(frame.request_id, entry):
-                return True
+            if not self._send_small(frame.request_id, entry):
+                self.reply_descriptor(frame, entry)
         except (UnicodeError, StoreError):
             return False  # the long way round says what is wrong
-        if not frame.flags & Flag.ACCEPT_DESCRIPTOR:
-            return False
-        self.reply_descriptor(frame, entry)
         return True
 
     def _is_quick(self, frame: Frame) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Final
 
 from tiered_store.errors import InvalidKey, ProtocolError, StoreError, TooLarge
-from tiered_store.key import Key, parse_key, parse_prefix
+from tiered_store.key import parse_key, parse_prefix
 from tiered_store.objects import INLINE_MAX_BYTES, Entry, ObjectInfo
 from tiered_store.origins.base import PutHeaders
 from tiered_store.protocol.batches import (
@@ -31,6 +32,7 @@ from tiered_store.protocol.messages import (
 from tiered_store.servers.connection import Connection, Handler, Quick, encode_wire
 from tiered_store.servers.transfers import Download
 from tiered_store.servers.uploads import put
+from tiered_store.store.reading import Reading
 from tiered_store.store.spool import Staged
 
 __all__ = ["HANDLERS", "QUICK"]
@@ -55,7 +57,7 @@ async def _get(connection: Connection, frame: Frame) -> None:
         entry = await connection.store.get(key, **hints)
     await connection.channel.writable()
     if entry is None:
-        await _stream(connection, frame, key, hints)
+        await _stream(connection, frame, connection.store.read(key, **hints))
     elif isinstance(entry.body, bytes):
         end = None if request.length is None else request.offset + request.length
         body = entry.body[request.offset : end]
@@ -64,10 +66,10 @@ async def _get(connection: Connection, frame: Frame) -> None:
     elif flags & Flag.ACCEPT_DESCRIPTOR:
         connection.reply_descriptor(frame, entry, request.offset, request.length)
     else:
-        await _stream(connection, frame, key, hints)
+        await _stream(connection, frame, connection.store.reading(entry))
 
 
-async def _stream(connection: Connection, frame: Frame, key: Key, hints: dict[str, bool]) -> None:
+async def _stream(connection: Connection, frame: Frame, opening: Awaitable[Reading]) -> None:
     """Send an object while its bytes arrive, at the pace of this reader."""
     request = decode_get(frame)
     request_id = frame.request_id
@@ -75,7 +77,7 @@ async def _stream(connection: Connection, frame: Frame, key: Key, hints: dict[st
     connection.transfers[request_id] = download
     reading = None
     try:
-        reading = await connection.store.read(key, **hints)
+        reading = await opening
         head = encode_info(reading.info, with_key=False)
         connection.reply(encode_frame(Opcode.OBJECT_STREAM, request_id, head=head))
         async for chunk in reading.chunks(request.offset, request.length):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Iterator
 from typing import Final
 
 from tiered_store.errors import PermissionDenied, ProtocolError, TooLarge
@@ -42,7 +40,7 @@ async def put(connection: Connection, frame: Frame) -> None:
         raise ProtocolError("a PUT whose bytes are to follow has none of its own")
     if frame.flags & (Flag.STREAM | Flag.DESCRIPTOR):
         receive = _receive_stream if frame.flags & Flag.STREAM else _receive_descriptor
-        with _signs_of_life(connection, frame.request_id):
+        with _SignsOfLife(connection, frame.request_id):
             staged = await receive(connection, frame, request, hashed=hashed)
             info = await connection.store.put(key, staged, headers)
     else:
@@ -51,26 +49,25 @@ async def put(connection: Connection, frame: Frame) -> None:
     connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
 
 
-@contextlib.contextmanager
-def _signs_of_life(connection: Connection, request_id: int) -> Iterator[None]:
-    """Send an empty grant now and then: hashing and syncing a large object can outlast the peer's patience."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
+class _SignsOfLife:
+    """Sends an empty grant now and then: hashing and syncing a large object can outlast the peer's patience."""
 
-    def wait() -> None:
-        nonlocal timer
-        timer = loop.call_later(connection.limits.progress_interval_s, tick)
+    def __init__(self, connection: Connection, request_id: int) -> None:
+        self._connection = connection
+        self._request_id = request_id
+        self._interval_s = connection.limits.progress_interval_s
+        self._loop = asyncio.get_running_loop()
 
-    def tick() -> None:
-        if not connection.channel.is_congested:
-            connection.reply(encode_frame(Opcode.WINDOW, request_id, extra=0))
-        wait()
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(self._interval_s, self._tick)
 
-    wait()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        if not self._connection.channel.is_congested:
+            self._connection.reply(encode_frame(Opcode.WINDOW, self._request_id, extra=0))
+        self._timer = self._loop.call_later(self._interval_s, self._tick)
 
 
 def _check_metadata(request: PutRequest, limit: int) -> None:

@@ -232,6 +232,10 @@ class Store:
                 self._fills.leave(found)
         return reading
 
+    async def reading(self, entry: Entry) -> Reading:
+        """An entry that was found, to be read piece by piece; to be closed."""
+        return self._reading(entry, entry.info)
+
     async def stat(self, key: Key) -> ObjectInfo:
         """What is known of an object: as :meth:`get`, but what no tier may answer the origin tells without the bytes.
 

@@ -21,8 +21,6 @@ from tiered_store.errors import (
     InvalidKey,
     KeyConflict,
     NotFound,
-    PermissionDenied,
-    QuotaExceeded,
     TooLarge,
 )
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, artifact_key, digest_of, is_artifact
@@ -45,8 +43,9 @@ T = TypeVar("T")
 
 #: How many objects ``delete_prefix`` lists and deletes at once: S3's bound for one request.
 _PAGE_KEYS = 1000
-#: The origin said no before it changed anything: what the tiers hold is still right.
-_REFUSALS = (InvalidKey, KeyConflict, NotFound, PermissionDenied, QuotaExceeded, TooLarge)
+#: The origin said no before it changed anything: what the tiers hold is still right. QuotaExceeded and
+#: PermissionDenied are not among them: a full or failing disk may say so when the new object is in its place already.
+_REFUSALS = (InvalidKey, KeyConflict, NotFound, TooLarge)
 
 
 class Writes:

@@ -40,7 +40,7 @@ from tiered_store.servers.sockets import PeerCredentials
 MIB = 1 << 20
 
 
-def get_frame(number: int, key: str, flags: int = 0, extra: int = 0) -> bytes:
+def get_frame(number: int, key: str, flags: int = Flag.ACCEPT_DESCRIPTOR, extra: int = 0) -> bytes:
     return encode_frame(Opcode.GET, number, body=key.encode(), flags=flags, extra=extra)
 
 
@@ -334,6 +334,15 @@ class TestReading:
                     got += frame.payload
             start, count = expected
             assert got == (b"" if start is None else data[start:] if count is None else data[start : start + count])
+
+    @pytest.mark.parametrize("flags", [0, Flag.ACCEPT_DESCRIPTOR, Flag.STREAM])
+    @pytest.mark.parametrize("size", [100, INLINE_MAX_BYTES + 1])
+    async def test_a_hit_counts_once(self, size: int, flags: int) -> None:
+        async with served() as it:
+            await it.rig.put("a", pattern(size))
+            peer = await it.connect()
+            await peer.get("a", flags=flags)
+            assert it.rig.store.stats()["memory"]["hits"] == 1
 
     async def test_a_kernel_that_passes_no_descriptor(self) -> None:
         """The object comes as a stream then, from the hot path and from a task."""

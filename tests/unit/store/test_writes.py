@@ -17,6 +17,8 @@ from tiered_store.errors import (
     NotFound,
     OriginUnavailable,
     PermissionDenied,
+    QuotaExceeded,
+    StoreError,
     TooLarge,
 )
 from tiered_store.key import name_of_key, parse_key
@@ -289,11 +291,15 @@ async def test_a_put_cancelled_while_it_waits_for_its_turn_does_nothing() -> Non
 
 
 @pytest.mark.parametrize("operation", ["put", "put_done"])
-async def test_after_a_put_of_unknown_outcome_the_tiers_know_nothing(tmp_path: Path, operation: str) -> None:
+@pytest.mark.parametrize("fault", [OriginUnavailable, QuotaExceeded, PermissionDenied])
+async def test_after_a_put_of_unknown_outcome_the_tiers_know_nothing(
+    tmp_path: Path, operation: str, fault: type[StoreError]
+) -> None:
+    """A full disk, too, may say so when the new object is in its place already."""
     async with store_rig(disk=FakeDisk(tmp_path)) as rig:
         await rig.put("sessions/a", b"old")
-        rig.origin.fail(operation, lambda: OriginUnavailable("timed out"))
-        with pytest.raises(OriginUnavailable) as caught:
+        rig.origin.fail(operation, lambda: fault("it went wrong"))
+        with pytest.raises(fault) as caught:
             await rig.put("sessions/a", b"new")
         assert caught.value.key == "sessions/a"
         assert rig.memory.peek(K) is None

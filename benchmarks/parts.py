@@ -25,7 +25,7 @@ from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.protocol.frames import HEADER, Opcode
 from tiered_store.protocol.messages import encode_info
 from tiered_store.servers.connection import Connection
-from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.limits import NativeLimits, RequestBytes
 from tiered_store.servers.sockets import PeerCredentials
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies
@@ -98,7 +98,14 @@ async def _server() -> list[tuple[str, float]]:
     info = ObjectInfo(_KEY, len(_BODY), "etag")
     memory.put(cast("Any", _KEY), Entry(info, _BODY, validated_at=0.0, fresh_until=1e18, tier="memory"))
     ours, peers = socket.socketpair()
-    door = SimpleNamespace(store=store, limits=NativeLimits(), name="", gone=lambda connection: None, statistics=dict)
+    door = SimpleNamespace(
+        store=store,
+        limits=NativeLimits(),
+        request_bytes=RequestBytes(),
+        name="",
+        gone=lambda connection: None,
+        statistics=dict,
+    )
     peer = PeerCredentials(os.getpid(), os.getuid(), os.getgid())
     connection = Connection(ours, door, peer, handlers={}, quick={}, opened_at=asyncio.get_running_loop().time())
     connection._is_open = True  # noqa: SLF001

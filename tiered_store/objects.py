@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["INLINE_MAX_BYTES", "Body", "Descriptor", "Entry", "FileBody", "ObjectInfo", "body_size", "read_body"]
+__all__ = [
+    "INLINE_MAX_BYTES",
+    "Body",
+    "Descriptor",
+    "Entry",
+    "FileBody",
+    "ObjectInfo",
+    "body_size",
+    "metadata_bytes",
+    "read_body",
+]
 
 #: Bodies up to this size are ``bytes`` everywhere (tiers, fills, replies); larger ones are a ``FileBody``.
 #: Up to here a copy through the socket is as fast as passing a descriptor (docs/performance.md).
@@ -76,6 +86,14 @@ class ObjectInfo:
         if key == self.key:
             return self
         return ObjectInfo(key, self.size, self.etag, self.content_type, self.metadata, self.modified_ns)
+
+
+def metadata_bytes(content_type: str | None, metadata: dict[str, str]) -> int:
+    """What content type and user metadata take together, as UTF-8: what limits are about, and what travels."""
+    size = 0 if content_type is None else len(content_type.encode())
+    for name, value in metadata.items():
+        size += len(name.encode()) + len(value.encode())
+    return size
 
 
 class Descriptor:

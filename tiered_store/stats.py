@@ -29,7 +29,7 @@ class OriginStats:
 
     hits: int = 0  # reads that found the object
     misses: int = 0  # reads that found none
-    errors: int = 0  # requests that failed for a reason other than "not found"
+    errors: int = 0  # requests that failed through no fault of the caller: no "not found", no refused key or size
     not_modified: int = 0  # conditional reads answered without a body
     puts: int = 0  # objects written
     bytes_read: int = 0

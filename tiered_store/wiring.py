@@ -6,10 +6,13 @@ invariant is that what :func:`open_store` returns is started, and that on an err
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tiered_store.aio.offload import Offload
 from tiered_store.config.model import Config
@@ -22,6 +25,7 @@ from tiered_store.servers.limits import NativeLimits
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.store import Store
+from tiered_store.tiers.directory import forget_marks
 from tiered_store.tiers.disk import DiskTier
 from tiered_store.tiers.memory import MemoryTier
 
@@ -36,6 +40,8 @@ __all__ = [
     "store_limits",
 ]
 
+_log = logging.getLogger(__name__)
+
 #: Kept back for the interpreter, the event loop and the logs, SQLite's files (three per thread of the disk
 #: tier), and the files of running fills (an origin's and a spool's each).
 _RESERVED = 256
@@ -48,6 +54,8 @@ _DISK_MAXIMUM = 8192
 #: Threads that wait for files. Most of the time they are in a system call, not on a core.
 _ORIGIN_THREADS = 8
 _DISK_THREADS = 4
+#: What a start waits for the directory of a disk tier that is off.
+_LEAVE_TIMEOUT_S = 5.0
 #: The kernel's default for fs.nr_open; what "unlimited" is taken to mean.
 _UNLIMITED = 2**20
 
@@ -167,8 +175,8 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
             await local.start()
             origin = local
         disk = None
+        pools.append(_pool(undo, "disk", _DISK_THREADS if config.disk.enabled else 1))
         if config.disk.enabled:
-            pools.append(_pool(undo, "disk", _DISK_THREADS))
             disk = DiskTier(
                 config.disk.path,
                 max_bytes=config.disk.max_bytes,
@@ -180,6 +188,8 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
             )
             undo.push_async_callback(disk.close)
             await disk.start()
+        else:
+            await _leave_cache_suspect(config.disk.path, pools[-1])
         memory = MemoryTier(
             config.memory.max_bytes, max_share=config.memory.max_object_share, max_descriptors=plan.memory
         )
@@ -193,6 +203,25 @@ def _pool(undo: contextlib.AsyncExitStack, name: str, threads: int) -> Offload:
     pool = Offload(threads, name)
     undo.push_async_callback(pool.close)
     return pool
+
+
+async def _leave_cache_suspect(path: Path, pool: Offload) -> None:
+    """Let the next run with a disk tier doubt what it finds there: this run's changes do not reach it.
+
+    Nothing here keeps the daemon from starting. A disk that hangs may be why the tier is off.
+    """
+    try:
+        async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+            forgotten = await pool.run(forget_marks, path)
+    except (OSError, TimeoutError) as error:
+        reason = str(error) or "no answer"
+        _log.warning(
+            "the unused cache directory cannot be marked as out of date; remove it before it is used again",
+            extra={"path": str(path), "reason": reason},
+        )
+    else:
+        if forgotten:
+            _log.info("the unused cache directory was marked as out of date", extra={"path": str(path)})
 
 
 def _policies(config: Config) -> Policies:

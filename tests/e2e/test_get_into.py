@@ -9,7 +9,7 @@ import pytest
 from tests.support.daemon import RunningDaemon
 from tests.support.wire import as_received
 from tiered_store import AsyncClient, DaemonUnavailable, ObjectInfo
-from tiered_store.client.bodies import PieceTarget
+from tiered_store.client.targets import PieceTarget
 
 BODIES = {"empty": b"", "inline": b"x" * 1000, "file": os.urandom(3_000_000)}
 

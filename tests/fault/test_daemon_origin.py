@@ -181,6 +181,13 @@ def test_the_origin_is_replaced_by_another_directory(daemon_factory: Start, home
     away.rename(origin)
     assert_works(client)
     assert_served(client, CACHED)
+    said = [(line["event"], line["requests"]) for line in daemon.log() if str(line["event"]).startswith("the origin")]
+    assert said == [
+        ("the origin fails", "reads"),
+        ("the origin fails", "writes"),
+        ("the origin answers again", "reads"),
+        ("the origin answers again", "writes"),
+    ]
 
 
 def test_the_origins_file_system_is_unmounted(daemon_factory: Start, home: Path, mounts: Mounts) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import os
 import resource
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -152,6 +154,61 @@ async def test_an_origin_that_cannot_be_used_leaves_nothing_open(configured, tmp
     with pytest.raises(StoreError):
         await open_store(config, divide_descriptors(1024, config))
     assert open_descriptors() == before
+
+
+async def changed(config: Config, body: bytes | None) -> bytes:
+    """What a run with this configuration answers, after it has put a body if there is one."""
+    key = parse_key("cache/x")
+    opened = await open_store(config, divide_descriptors(1024, config))
+    try:
+        if body is not None:
+            await opened.store.put(key, Staged.of_bytes(body, hashed=False), PutHeaders())
+        found = (await opened.store.get(key)).body
+        assert isinstance(found, bytes)
+        return found
+    finally:
+        await opened.close()
+
+
+async def test_what_a_run_without_the_disk_tier_replaces_stays_replaced(
+    configured, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    without = "[disk]\nenabled = false"
+    assert await changed(configured(), b"old") == b"old"
+    assert await changed(configured(without), b"new") == b"new"
+    assert await changed(configured(), None) == b"new"
+    assert await changed(configured(without), None) == b"new"
+    assert await changed(configured(without), None) == b"new"
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the unused cache directory was marked as out of date"] * 2
+
+
+async def test_an_unused_cache_directory_that_cannot_be_changed_is_a_line(
+    configured, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path / "clean"))
+
+    monkeypatch.setattr(wiring, "forget_marks", refuse)
+    assert await changed(configured("[disk]\nenabled = false"), b"x") == b"x"
+    (line,) = caplog.records
+    assert line.levelno == logging.WARNING
+    assert "Permission denied" in vars(line)["reason"]
+
+
+async def test_an_unused_cache_directory_on_a_disk_that_hangs_is_a_line(
+    configured, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(wiring, "forget_marks", lambda path: release.wait())
+    monkeypatch.setattr(wiring, "_LEAVE_TIMEOUT_S", 0.0)
+    config = configured("[disk]\nenabled = false")
+    opened = await open_store(config, divide_descriptors(1024, config))
+    release.set()
+    await opened.close()
+    (line,) = caplog.records
+    assert vars(line)["reason"] == "no answer"
 
 
 async def test_damage_on_disk_is_counted(configured, tmp_path: Path) -> None:

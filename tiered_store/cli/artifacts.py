@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 
 import click
+from click.shell_completion import CompletionItem
 
-from tiered_store.cli.keys import as_json_option
+from tiered_store.cli.keys import as_json_option, complete_key
 from tiered_store.cli.output import warn, write_json
 from tiered_store.cli.session import connect
 from tiered_store.cli.transfer import source_of, write_object
@@ -16,6 +17,17 @@ from tiered_store.cli.transfer import source_of, write_object
 __all__ = ["artifact"]
 
 _ARTIFACT = re.compile(r"(?:sha256:)?([0-9a-f]{64})\Z")
+
+
+_PREFIX = "sha256:"
+
+
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The first artifacts that start like this, with or without the name of the digest as it was begun."""
+    if _PREFIX.startswith(incomplete) or incomplete.startswith(_PREFIX):
+        return complete_key(context, parameter, incomplete if incomplete.startswith(_PREFIX) else _PREFIX)
+    found = complete_key(context, parameter, _PREFIX + incomplete)
+    return [CompletionItem(item.value.removeprefix(_PREFIX)) for item in found]
 
 
 @click.group()
@@ -43,7 +55,7 @@ def put(context: click.Context, path: str, json_output: bool) -> None:
 
 
 @artifact.command("get")
-@click.argument("key")
+@click.argument("key", shell_complete=_complete)
 @click.option("-o", "--output", metavar="FILE", help="Write FILE, which appears whole or not at all; - is stdout.")
 @click.pass_context
 def get(context: click.Context, key: str, output: str | None) -> None:

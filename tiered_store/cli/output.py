@@ -65,7 +65,7 @@ def progress_of(label: str) -> Iterator[Progress | None]:
 
     The bar appears with the first report of a transfer that is long, or of unknown length.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     bar: Any = None  # click keeps the class of its bars to itself

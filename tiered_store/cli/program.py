@@ -6,10 +6,13 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import add_completion_class
 
 from tiered_store import __version__
 from tiered_store.cli import artifacts, bench, keys, service, status
-from tiered_store.cli.session import Program
+from tiered_store.cli.completion import BashLine
+from tiered_store.cli.session import REFUSED, Program
+from tiered_store.cli.streams import discard_output, patient_streams
 
 __all__ = ["main", "program"]
 
@@ -58,7 +61,15 @@ for _command in (
 ):
     program.add_command(_command)
 
+add_completion_class(BashLine)
+
 
 def main(prog_name: str | None = None) -> None:
     """Run the command line of this process; does not return."""
-    sys.exit(program.main(prog_name=prog_name, standalone_mode=True))
+    patient_streams()
+    try:
+        sys.exit(program.main(prog_name=prog_name, standalone_mode=True))
+    except OSError as error:  # what no command has written: a help text, the version
+        discard_output()
+        click.echo(f"tiered-store: {error.filename}: {error.strerror}", err=True)
+        sys.exit(REFUSED)

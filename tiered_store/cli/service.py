@@ -20,12 +20,20 @@ __all__ = ["check_config", "completion", "serve"]
 _COMPLETE_VARIABLE = "_TIERED_STORE_COMPLETE"
 
 
+def _directory(context: click.Context, option: click.Parameter, value: str | None) -> Path | None:
+    """A directory's name. An empty one, which is what an unset variable gives, would mean the current directory."""
+    if value == "":
+        raise click.BadParameter("must not be empty; name a directory ('.' is the current one)", context, option)
+    return None if value is None else Path(value)
+
+
 @click.command()
 @click.option("--config", "file", type=click.Path(path_type=Path), envvar="TIERED_STORE_CONFIG", help="A TOML file.")
 @click.option("--socket", metavar="PATH", help="Where to listen.")
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
+    callback=_directory,
     metavar="DIR",
     help="Keep the origin and the disk tier in DIR/origin and DIR/cache.",
 )

@@ -1,12 +1,13 @@
 """What every command shares: the daemon's address, a client, and exit codes.
 
-Exit codes: 0 done, 1 the store said no, 2 wrong usage, 3 no daemon, 130 interrupted, 141 the reader of a
-pipe has gone. A refusal is one line on standard error and nothing on standard output.
+Exit codes: 0 done, 1 the store said no, 2 wrong usage, 3 no daemon, 130 interrupted, 129 and 143 hung up and
+terminated, 141 the reader of a pipe has gone. A refusal is one line on standard error and nothing on standard output.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import click
 
+from tiered_store.cli.streams import STDOUT, StreamClosed, discard_output
 from tiered_store.client.sync import Client
 from tiered_store.errors import DaemonUnavailable, IntegrityError, StoreError
 
@@ -46,6 +48,12 @@ class NoDaemon(Refusal):
     exit_code = NO_DAEMON
 
 
+class Misuse(Refusal):
+    """What was asked for cannot be meant."""
+
+    exit_code = USAGE
+
+
 def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -64,16 +72,21 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at the exit of the interpreter an error could only be a traceback
+            return result
         except DaemonUnavailable as error:
             raise NoDaemon(error) from error
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
-        except BrokenPipeError:
-            # The reader has what it wanted. What Python still buffers must not be written at the exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(_PIPE_CLOSED)
+        except StreamClosed as error:
+            raise Misuse(error) from error
         except (StoreError, OSError) as error:
+            if isinstance(error, OSError) and error.filename == STDOUT:
+                discard_output()
+                if isinstance(error, BrokenPipeError):  # the reader has what it wanted
+                    ctx.exit(_PIPE_CLOSED)
             raise Refusal(error) from error
 
 
@@ -84,7 +97,7 @@ def socket_of(context: click.Context) -> str | None:
 
 
 def configured_socket() -> str | None:
-    """The socket that the daemon's own configuration names, if this environment points at one.
+    """The socket that the daemon's own configuration names, if this environment points at one; as it is written.
 
     Read here without the configuration's models, whose import would cost more than the whole command.
     """
@@ -101,7 +114,7 @@ def configured_socket() -> str | None:
             path = tomllib.load(stream).get("server", {}).get("socket")
     except (OSError, ValueError, AttributeError) as error:
         raise click.UsageError(f"$TIERED_STORE_CONFIG names {file}, which cannot be read: {error}") from error
-    return os.path.expanduser(path) if isinstance(path, str) else None  # noqa: PTH111 - as above
+    return path if isinstance(path, str) else None
 
 
 @contextmanager
@@ -117,5 +130,31 @@ def connect(context: click.Context, *, is_long: bool = False) -> Iterator[Client
         DaemonUnavailable: nobody answers.
     """
     asked: float | None = context.find_root().params.get("timeout")
-    with Client(socket_of(context), timeout_s=asked or (None if is_long else _TIMEOUT_S)) as client:
+    try:
+        client = Client(socket_of(context), timeout_s=asked or (None if is_long else _TIMEOUT_S))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with _orderly_end(), client:
         yield client
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Have a signal that ends the process unwind it: a file that is half written is removed.
+
+    What somebody else has decided about a signal (``nohup``) stays.
+    """
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, _frame: object) -> None:
+        for each in ours:
+            signal.signal(each, signal.SIG_IGN)  # the end is under way, and short
+        sys.exit(128 + number)
+
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,8 +14,9 @@ from tiered_store.config.sizes import format_size
 
 __all__ = ["ping", "stats"]
 
-_PLACES = ("memory", "disk", "cdn", "origin")
-_COLUMNS = ("hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes")
+_TIERS = ("memory", "disk", "cdn")
+_OF_TIERS = ("hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes")
+_OF_THE_ORIGIN = ("hits", "misses", "errors", "not_modified", "puts", "bytes_read", "bytes_written")
 
 
 @click.command()
@@ -27,22 +29,25 @@ def stats(context: click.Context, json_output: bool) -> None:
     if json_output:
         write_json(numbers)
         return
-    rows = [["", *_COLUMNS]]
-    for place in _PLACES:
-        found = numbers.get(place)
-        if isinstance(found, dict):
-            rows.append([place, *(_cell(name, found.get(name)) for name in _COLUMNS)])
-    click.echo(table(rows))
-    click.echo()
+    for places, columns in ((_TIERS, _OF_TIERS), (("origin",), _OF_THE_ORIGIN)):
+        click.echo(table([["", *columns], *_rows(numbers, places, columns)]))
+        click.echo()
     for name, value in numbers.items():
         if not isinstance(value, dict):
             click.echo(f"{name:<20} {_cell(name, value)}")
 
 
+def _rows(numbers: Mapping[str, Any], places: Sequence[str], columns: Sequence[str]) -> Iterator[list[str]]:
+    for place in places:
+        found = numbers.get(place)
+        if isinstance(found, dict):
+            yield [place, *(_cell(name, found.get(name)) for name in columns)]
+
+
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
-    if name.endswith("bytes"):
+    if "bytes" in name.split("_"):
         return format_size(int(value))
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -12,6 +11,7 @@ import click
 
 from tiered_store.cli.output import BAR_MIN_BYTES, Progress, progress_of
 from tiered_store.cli.session import connect
+from tiered_store.cli.streams import standard_input, standard_output
 
 __all__ = ["source_of", "write_object"]
 
@@ -25,7 +25,7 @@ def source_of(file: str) -> Iterator[tuple[str | BinaryIO, Progress | None]]:
     """
     with progress_of(file) as progress:
         if file == "-":
-            yield sys.stdin.buffer, progress
+            yield standard_input(), progress
             return
         size = os.stat(file).st_size  # noqa: PTH116 - pathlib costs an import of 5 ms
         if progress is None or size < BAR_MIN_BYTES:
@@ -35,31 +35,17 @@ def source_of(file: str) -> Iterator[tuple[str | BinaryIO, Progress | None]]:
             yield stream, lambda done, _total: progress(done, size)
 
 
-class _ReaderGone(Exception):
-    """Standard output was closed. Not a ``BrokenPipeError``, which the client takes for its daemon's."""
-
-
 def write_object(context: click.Context, key: str, output: str | None) -> None:
     """Write an object to a file, or in pieces, as they arrive, to standard output.
 
     Raises:
         BrokenPipeError: the reader of standard output has gone.
+        StreamClosed: there is no standard output.
     """
     with connect(context) as client, progress_of(key) as progress:
-        if output not in {None, "-"}:
-            assert output is not None
+        if output is not None and output != "-":
             client.get_file(key, output, progress=progress)
             return
-        stream = sys.stdout.buffer
-
-        def write(piece: bytes | memoryview) -> None:
-            try:
-                stream.write(piece)
-            except BrokenPipeError:
-                raise _ReaderGone from None
-
-        try:
-            client.get_into(key, write, progress=progress)
-        except _ReaderGone:
-            raise BrokenPipeError from None
+        stream = standard_output()
+        client.get_into(key, stream.write, progress=progress)
         stream.flush()

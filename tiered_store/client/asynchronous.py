@@ -6,25 +6,20 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tiered_store.client import operations
-from tiered_store.client.address import default_socket_path
+from tiered_store.client.address import socket_path_of
+from tiered_store.client.arguments import check_waits, named, span_of
 from tiered_store.client.availability import Availability, OnUnavailable, deadline_ms, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
-from tiered_store.client.bodies import (
-    FileTarget,
-    PieceTarget,
-    Progress,
-    Source,
-    View,
-    bytes_of,
-    upload_of_bytes,
-    uploads_of_source,
-)
+from tiered_store.client.bodies import Progress, Source, View, bytes_of, upload_of_bytes, uploads_of_source
+from tiered_store.client.callers import CallersErrors
 from tiered_store.client.multiplexed import MultiplexedLink
 from tiered_store.client.operations import Conversation, Received, Upload
+from tiered_store.client.targets import PieceTarget, target_of
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, StoreError
 from tiered_store.objects import INLINE_MAX_BYTES, ObjectInfo
 from tiered_store.protocol.frames import Flag
@@ -57,7 +52,8 @@ class AsyncClient:
         reconnect_s: float = 2.0,
         on_unavailable: OnUnavailable = "error",
     ) -> None:
-        self.socket_path = os.fspath(socket_path) if socket_path is not None else default_socket_path()
+        check_waits(timeout_s, reconnect_s, on_unavailable)
+        self.socket_path = socket_path_of(socket_path)
         self._timeout_s = timeout_s
         self._deadline_ms = deadline_ms(timeout_s)
         self._is_lenient = on_unavailable == "miss"
@@ -219,9 +215,7 @@ class AsyncClient:
         no_promote: bool = False,
     ) -> bytes:
         """The object's bytes, or a range of them; see ``Client.get``."""
-        if offset < 0 or (length is not None and length < 0):
-            raise ValueError("offset and length must not be negative")
-        span = None if offset == 0 and length is None else (offset, length)
+        span = None if offset == 0 and length is None else span_of(offset, length)
         received = await self._get(key, self._flags(only_if_cached, no_promote), span)
         if received.file is None or received.file.size <= _READ_INLINE_MAX_BYTES:
             return bytes_of(received)
@@ -244,15 +238,16 @@ class AsyncClient:
 
         ``progress`` may be called from another thread.
         """
-        target = await asyncio.to_thread(FileTarget, path, progress)
-        try:
-            flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-            received = await self._run(operations.get, key, flags=flags, sink=target.sink)
-            await asyncio.to_thread(target.take, received)
-            await asyncio.to_thread(target.commit)
-            return received.info
-        finally:
-            target.abandon()
+        with CallersErrors():
+            target = await asyncio.to_thread(target_of, path, progress)
+            try:
+                flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+                received = await self._run(operations.get, key, flags=flags, sink=target.sink)
+                await asyncio.to_thread(target.take, received)
+                await asyncio.to_thread(target.commit)
+                return received.info
+            finally:
+                target.abandon()
 
     async def get_into(
         self, key: str, write: Callable[[bytes], object], *, progress: Progress | None = None
@@ -263,9 +258,10 @@ class AsyncClient:
         """
         target = PieceTarget(write, progress)
         flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-        received = await self._run(operations.get, key, flags=flags, sink=target.sink)
-        target.take(received)
-        return received.info
+        with CallersErrors():
+            received = await self._run(operations.get, key, flags=flags, sink=target.sink)
+            target.take(received)
+            return received.info
 
     async def get_many(self, keys: Iterable[str], *, only_if_cached: bool = False) -> dict[str, bytes]:
         """The objects that are there, by key; missing keys are left out."""
@@ -325,7 +321,7 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Store bytes; see ``Client.put``."""
-        return await self._put(key, lambda: upload_of_bytes(data), len(data), content_type, metadata)
+        return await self._put(named(key), lambda: upload_of_bytes(data), len(data), content_type, metadata)
 
     async def put_file(
         self,
@@ -336,8 +332,8 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ObjectInfo:
-        """Store a file: a path, or a binary file object; read from another thread."""
-        return await self._put(key, uploads_of_source(source, progress), None, content_type, metadata)
+        """Store a file: a path, or a binary file object; read from another thread. See ``Client.put_file``."""
+        return await self._put(named(key), uploads_of_source(source, progress), None, content_type, metadata)
 
     async def _put(
         self,
@@ -347,20 +343,33 @@ class AsyncClient:
         content_type: str | None,
         metadata: Mapping[str, str] | None,
     ) -> ObjectInfo:
-        described = dict(metadata or {})
+        with CallersErrors():  # outside of what looks for NotFound: a source may raise that, too
+            try:
+                return await self._store(key, make_upload, size, content_type, metadata)
+            except NotFound:
+                if self._is_lenient:
+                    return ObjectInfo(key or "", 0, "", content_type, dict(metadata or {}))
+                raise
+
+    async def _store(
+        self,
+        key: str | None,
+        make_upload: Callable[[], Upload],
+        size: int | None,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         if size is None or size > INLINE_MAX_BYTES:
             # Reading files and filling a memfd block, so they happen in a thread.
-            upload = await asyncio.to_thread(make_upload)
-            first = [upload]
+            first = [await asyncio.to_thread(make_upload)]
             original = make_upload
             make_upload = lambda: first.pop() if first else original()  # noqa: E731
-        return await self._run_or(
-            ObjectInfo(key or "", 0, "", content_type, described),
+        return await self._run(
             operations.put,
             key,
             make_upload,
             content_type=content_type,
-            metadata=described,
+            metadata=dict(metadata or {}),
             deadline_ms=self._deadline_ms,
         )
 
@@ -372,7 +381,7 @@ class AsyncClient:
         return info.key
 
     async def put_many(self, items: Mapping[str, bytes]) -> dict[str, ObjectInfo]:
-        """Store many objects in few round trips. All are tried; then the first error is raised."""
+        """Store many objects in few round trips; see ``Client.put_many``."""
         stored: dict[str, ObjectInfo] = {}
         error: StoreError | None = None
         batches, large = put_batches(items)
@@ -385,10 +394,12 @@ class AsyncClient:
                 elif not self._is_lenient or is_callers_fault(result):
                     error = error or result
         for key in large:
+            data = items[key]
             try:
-                stored[key] = await self.put(key, items[key])
+                stored[key] = await self._store(key, partial(upload_of_bytes, data), len(data))
             except StoreError as problem:
-                error = error or problem
+                if not (self._is_lenient and isinstance(problem, NotFound)):
+                    error = error or problem
         if error is not None:
             raise error
         return stored

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from typing import Final, TypeVar
 
 from tiered_store.aio.rights import ANCILLARY_BYTES, CLOEXEC, own_descriptors, rights_of
 from tiered_store.client import operations
+from tiered_store.client.arguments import no_key
 from tiered_store.client.operations import Blocking, Conversation, Incoming, Received, receive_object
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, ProtocolError, StoreError
 from tiered_store.key import MAX_KEY_BYTES
@@ -46,7 +48,7 @@ def connect_error(path: str, error: OSError) -> DaemonUnavailable:
     if error.errno == errno.ENOENT:
         reason = "no such socket"
     elif error.errno == errno.ECONNREFUSED:
-        reason = "the socket is there, but nobody listens on it"
+        reason = "the socket is there, but nobody listens on it" if _is_socket(path) else "that is no socket"
     elif error.errno == errno.EAGAIN:
         reason = "it took no connection in time"
     elif error.errno in {errno.EACCES, errno.EPERM}:
@@ -57,6 +59,13 @@ def connect_error(path: str, error: OSError) -> DaemonUnavailable:
         f"no daemon at {path} ({reason}); start one with 'tiered-store serve --socket {path}', "
         "or name another socket with --socket or $TIERED_STORE_SOCKET"
     )
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - pathlib costs an import of 5 ms
+    except OSError:
+        return True  # it has gone meanwhile
 
 
 def _timeval(seconds: float | None) -> bytes:
@@ -185,6 +194,8 @@ class Link:
             raise self._too_late() from None
         except UnicodeEncodeError:
             raise InvalidKey("a key must be valid UTF-8", key=repr(key)[:80]) from None
+        except AttributeError:
+            raise no_key(key) from None
         except ConnectionError:
             if len(raw) > MAX_KEY_BYTES:  # looked at only here: a daemon closes the connection for far longer ones
                 message = f"a key must have at most {MAX_KEY_BYTES} bytes, this one has {len(raw)}"

@@ -12,14 +12,14 @@ import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from tiered_store.errors import IntegrityError, InvalidKey, NotFound, ProtocolError, StoreError, TooLarge
-from tiered_store.key import ARTIFACT_PREFIX, MAX_KEY_BYTES, parse_key
+from tiered_store.client.arguments import raw_key, raw_keys, raw_target, unsendable
+from tiered_store.errors import IntegrityError, InvalidKey, NotFound, ProtocolError, StoreError
+from tiered_store.key import ARTIFACT_PREFIX, parse_key
 from tiered_store.objects import Descriptor, FileBody, ObjectInfo
 from tiered_store.protocol.batches import (
     ITEM_LARGE,
     decode_batch,
     decode_stored,
-    encode_keys,
     encode_pairs,
     is_status,
     item_error,
@@ -75,16 +75,15 @@ RECEIVE: Final = None
 
 
 class Blocking:
-    """Reading from a source that may block; the driver calls :meth:`run` where that hurts nobody."""
+    """Reading or writing that may block; the driver calls :meth:`run` where that hurts nobody."""
 
-    def __init__(self, read: Callable[[int], bytes], size: int) -> None:
-        self._read = read
-        self._size = size
+    def __init__(self, work: Callable[[], bytes]) -> None:
+        self._work = work
         self.data = b""
 
     def run(self) -> None:
-        """Read; the result is in ``data``."""
-        self.data = self._read(self._size)
+        """Do it; what was read is in ``data``."""
+        self.data = self._work()
 
 
 class Received:
@@ -138,26 +137,6 @@ def is_settled(last: Frame | None) -> bool:
     return last is None or last.opcode not in {Opcode.OBJECT_STREAM, Opcode.DATA, Opcode.WINDOW}
 
 
-def _raw(key: str) -> bytes:
-    """A key as it travels. The daemon checks the other rules; what breaks these would break the connection."""
-    try:
-        raw = key.encode()
-    except UnicodeEncodeError:
-        raise InvalidKey("a key must be valid UTF-8", key=repr(key)[:80]) from None
-    if len(raw) > MAX_KEY_BYTES:
-        raise InvalidKey(f"a key must have at most {MAX_KEY_BYTES} bytes, this one has {len(raw)}", key=key[:80])
-    return raw
-
-
-def _raw_keys(keys: Sequence[str]) -> bytes:
-    try:
-        return encode_keys([key.encode() for key in keys])
-    except (UnicodeEncodeError, TooLarge):
-        for key in keys:
-            _raw(key)
-        raise
-
-
 def checked(frame: Frame, *expected: int) -> Frame:
     """The frame, if it is what it should be; an ERROR reply is raised."""
     if frame.opcode in expected:
@@ -198,10 +177,10 @@ def get(
         flags: hints and what replies are welcome.
         span: offset, and length or None.
         deadline_ms: for the server; 0 for none.
-        sink: for bytes that come as a stream; called once with the object's information. Without one
-            they are collected.
+        sink: for bytes that come as a stream; called once with the object's information, and gives a function
+            that takes them, or says by a ``Blocking`` how they are taken. Without one they are collected.
     """
-    yield encode_get(request_id, _raw(key), flags=flags, span=span, deadline_ms=deadline_ms), None
+    yield encode_get(request_id, raw_key(key), flags=flags, span=span, deadline_ms=deadline_ms), None
     incoming = yield RECEIVE
     return (yield from receive_object(request_id, key, incoming, sink=sink))
 
@@ -219,7 +198,7 @@ def receive_object(
             raise ProtocolError("a reply by descriptor came without its descriptor")
         offset, length = decode_span(frame.body)
         return Received(frame.head, key, b"", FileBody(descriptor, offset, length, is_memory=False))
-    head, info = frame.head, decode_info(frame.head, key)[0]
+    head = frame.head
     collected = bytearray()
     info = decode_info(head, key)[0]
     write: Sink = collected.extend if sink is None else sink(info)
@@ -229,7 +208,9 @@ def receive_object(
         checked(frame, Opcode.DATA, Opcode.END)
         if frame.opcode == Opcode.END:
             return Received(head, key, bytes(collected))
-        write(frame.payload)
+        blocking = write(frame.payload)
+        if isinstance(blocking, Blocking):
+            yield blocking
         grant = min(len(frame.payload), info.size - granted)
         if grant > 0:
             # Never beyond the end: a daemon that stops closes the connection behind its last byte, and to send
@@ -242,7 +223,7 @@ def get_many(
     request_id: int, keys: Sequence[str], *, flags: int = 0, deadline_ms: int = 0
 ) -> Conversation[tuple[dict[str, bytes], list[str]]]:
     """Read many small objects; gives what was found, and the keys of objects too large for a batch."""
-    yield encode_frame(Opcode.GET_MANY, request_id, body=_raw_keys(keys), flags=flags, extra=deadline_ms), None
+    yield encode_frame(Opcode.GET_MANY, request_id, body=raw_keys(keys), flags=flags, extra=deadline_ms), None
     found: dict[str, bytes] = {}
     large: list[str] = []
     error: StoreError | None = None
@@ -250,7 +231,8 @@ def get_many(
         frame, _ = yield RECEIVE
         checked(frame, Opcode.BATCH)
         indexes, sizes, bodies = decode_batch(frame)
-        if indexes and max(indexes) >= len(keys):
+        in_order = isinstance(indexes, range)
+        if (len(indexes) if in_order else max(indexes, default=-1) + 1) > len(keys):
             raise ProtocolError(f"a batch answers key {max(indexes)} of {len(keys)}")
         if sizes and is_status(max(sizes)):
             for index, size, body in zip(indexes, sizes, bodies, strict=True):
@@ -262,7 +244,7 @@ def get_many(
                     problem = item_error(size, keys[index])
                     if not isinstance(problem, NotFound):
                         error = error or problem
-        elif len(indexes) == len(keys) and indexes == tuple(range(len(keys))):  # all were at hand, which is the rule
+        elif in_order and len(indexes) == len(keys):  # all were at hand, which is the rule
             found = dict(zip(keys, bodies, strict=True))
         else:
             found.update(zip(map(keys.__getitem__, indexes), bodies, strict=True))
@@ -276,14 +258,14 @@ def get_many(
 
 def stat(request_id: int, key: str, *, deadline_ms: int = 0) -> Conversation[ObjectInfo]:
     """What is known of an object."""
-    request = encode_frame(Opcode.STAT, request_id, body=_raw(key), extra=deadline_ms)
+    request = encode_frame(Opcode.STAT, request_id, body=raw_key(key), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.INFO)
     return decode_info(frame.head, key)[0]
 
 
 def exists_many(request_id: int, keys: Sequence[str], *, deadline_ms: int = 0) -> Conversation[list[bool]]:
     """Whether there are objects under these keys."""
-    request = encode_frame(Opcode.EXISTS, request_id, body=_raw_keys(keys), extra=deadline_ms)
+    request = encode_frame(Opcode.EXISTS, request_id, body=raw_keys(keys), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.EXISTENCE)
     if len(frame.body) != len(keys):
         raise ProtocolError("the answer about existence has another number of keys than the question")
@@ -294,7 +276,7 @@ def list_page(
     request_id: int, prefix: str, cursor: bytes, limit: int, *, deadline_ms: int = 0
 ) -> Conversation[tuple[list[ObjectInfo], bytes]]:
     """One page of a listing, and the cursor of the next; empty at the end."""
-    request = encode_list_request(request_id, _raw(prefix), cursor, limit, deadline_ms=deadline_ms)
+    request = encode_list_request(request_id, raw_key(prefix), cursor, limit, deadline_ms=deadline_ms)
     frame = yield from _exchange(request, Opcode.LISTING)
     return decode_listing(frame)
 
@@ -304,13 +286,20 @@ def list_page(
 
 def inline_head(key: str, data: bytes, content_type: str | None, metadata: dict[str, str]) -> bytes:
     """The head of a PUT that carries its bytes, for a driver that does without the conversation."""
-    return encode_put_head(PutRequest(_raw_target(key), len(data), content_type, metadata))
+    request = PutRequest(raw_target(key), len(data), content_type, metadata)
+    try:
+        return encode_put_head(request)
+    except (AttributeError, ProtocolError) as error:
+        raise unsendable(content_type, metadata, error) from None
 
 
-def _raw_target(key: str | None) -> bytes:
-    if key == ARTIFACT_PREFIX:
-        parse_key(key)  # on the wire it is how no key is said; of a caller it is a bad one
-    return _raw(ARTIFACT_PREFIX if key is None else key)
+def _put_request(
+    request_id: int, request: PutRequest, *, body: bytes = b"", flags: int = 0, deadline_ms: int = 0
+) -> bytes:
+    try:
+        return encode_put(request_id, request, body=body, flags=flags, deadline_ms=deadline_ms)
+    except (AttributeError, ProtocolError) as error:
+        raise unsendable(request.content_type, request.metadata, error) from None
 
 
 def put(
@@ -326,12 +315,12 @@ def put(
 
     ``make_upload`` is called here, so that an operation that is repeated starts with the first byte again.
     """
-    raw_key = _raw_target(key)
+    raw = ARTIFACT_PREFIX.encode() if key is None else raw_target(key)
     upload = make_upload()
-    request = PutRequest(raw_key, upload.size, content_type, metadata)
+    request = PutRequest(raw, upload.size, content_type, metadata)
     if upload.inline is not None:
         frame = yield from _exchange(
-            encode_put(request_id, request, body=upload.inline, deadline_ms=deadline_ms), Opcode.INFO
+            _put_request(request_id, request, body=upload.inline, deadline_ms=deadline_ms), Opcode.INFO
         )
     elif upload.descriptor is not None:
         frame = yield from _put_descriptor(request_id, request, upload.descriptor)
@@ -342,7 +331,7 @@ def put(
 
 
 def _put_descriptor(request_id: int, request: PutRequest, descriptor: Descriptor) -> Conversation[Frame]:
-    yield encode_put(request_id, request, flags=Flag.DESCRIPTOR), None
+    yield _put_request(request_id, request, flags=Flag.DESCRIPTOR), None
     is_asked = False
     while not is_asked:
         frame, _ = yield RECEIVE
@@ -353,7 +342,7 @@ def _put_descriptor(request_id: int, request: PutRequest, descriptor: Descriptor
 
 def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], bytes]) -> Conversation[Frame]:
     """Send pieces as far as the server grants; a refusal in the middle ends it."""
-    yield encode_put(request_id, request, flags=Flag.STREAM), None
+    yield _put_request(request_id, request, flags=Flag.STREAM), None
     credit = 0
     piece = b""
     while True:
@@ -361,7 +350,7 @@ def _put_stream(request_id: int, request: PutRequest, read: Callable[[int], byte
             frame, _ = yield RECEIVE
             credit += checked(frame, Opcode.WINDOW).extra
         if not piece:
-            reading = Blocking(read, DATA_MAX_BYTES)
+            reading = Blocking(lambda: read(DATA_MAX_BYTES))
             yield reading
             piece = reading.data
         if not piece:
@@ -395,21 +384,21 @@ def put_many(
 
 def delete(request_id: int, key: str, *, deadline_ms: int = 0) -> Conversation[int]:
     """Remove an object; how many there were."""
-    request = encode_frame(Opcode.DELETE, request_id, body=_raw(key), extra=deadline_ms)
+    request = encode_frame(Opcode.DELETE, request_id, body=raw_key(key), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.DONE)
     return frame.extra
 
 
 def delete_prefix(request_id: int, prefix: str) -> Conversation[int]:
     """Remove all objects under a prefix; how many there were."""
-    request = encode_frame(Opcode.DELETE_PREFIX, request_id, body=_raw(prefix))
+    request = encode_frame(Opcode.DELETE_PREFIX, request_id, body=raw_key(prefix))
     frame = yield from _exchange(request, Opcode.DONE)
     return frame.extra
 
 
 def copy(request_id: int, source: str, target: str, *, deadline_ms: int = 0) -> Conversation[ObjectInfo]:
     """Copy an object inside the origin."""
-    pair: Iterable[tuple[bytes, bytes]] = [(_raw(source), _raw(target))]
+    pair: Iterable[tuple[bytes, bytes]] = [(raw_key(source), raw_key(target))]
     request = encode_frame(Opcode.COPY, request_id, body=encode_pairs(pair), extra=deadline_ms)
     frame = yield from _exchange(request, Opcode.INFO)
     return decode_info(frame.head, target)[0]

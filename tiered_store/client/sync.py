@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tiered_store.client import operations
-from tiered_store.client.address import default_socket_path
+from tiered_store.client.address import socket_path_of
+from tiered_store.client.arguments import check_waits, named, span_of
 from tiered_store.client.availability import OnUnavailable, deadline_ms, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
-from tiered_store.client.bodies import (
-    FileTarget,
-    PieceTarget,
-    Progress,
-    Source,
-    View,
-    bytes_of,
-    upload_of_bytes,
-    uploads_of_source,
-)
+from tiered_store.client.bodies import Progress, Source, View, bytes_of, upload_of_bytes, uploads_of_source
+from tiered_store.client.callers import CallersErrors
 from tiered_store.client.link import Link
 from tiered_store.client.operations import Conversation, Received, Upload
 from tiered_store.client.pool import Pool
+from tiered_store.client.targets import PieceTarget, target_of
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, StoreError
 from tiered_store.objects import INLINE_MAX_BYTES, ObjectInfo
 from tiered_store.protocol.frames import Flag, Opcode
@@ -46,13 +41,16 @@ class Client:
 
     Args:
         socket_path: the daemon's socket; by default ``$TIERED_STORE_SOCKET``, else the place where a
-            daemon without configuration listens.
-        timeout_s: for each operation; None waits for ever. Transfers that stream may take longer as
+            daemon without configuration listens: the user's own, or the system's where only that exists.
+        timeout_s: for each operation, above 0; None waits for ever. Transfers that stream may take longer as
             long as they move.
-        reconnect_s: how long an operation tries to reach a daemon that has answered before; one that
+        reconnect_s: how long an operation tries to reach a daemon that has answered before, 0 or more; one that
             never has fails at once.
         on_unavailable: ``"error"`` raises when the daemon is dead or failing; ``"miss"`` makes reads
             misses and ignores writes, for builds that must not fail because of a cache.
+
+    Raises:
+        ValueError, TypeError: one of them cannot be meant.
     """
 
     def __init__(
@@ -63,7 +61,8 @@ class Client:
         reconnect_s: float = 2.0,
         on_unavailable: OnUnavailable = "error",
     ) -> None:
-        self.socket_path = os.fspath(socket_path) if socket_path is not None else default_socket_path()
+        check_waits(timeout_s, reconnect_s, on_unavailable)
+        self.socket_path = socket_path_of(socket_path)
         self._timeout_s = timeout_s
         self._pool = Pool(self.socket_path, timeout_s, reconnect_s)
         self._deadline_ms = deadline_ms(timeout_s)
@@ -153,9 +152,7 @@ class Client:
         """
         flags = self._flags(only_if_cached, no_promote)
         if offset or length is not None:
-            if offset < 0 or (length is not None and length < 0):
-                raise ValueError("offset and length must not be negative")
-            return bytes_of(self._get(key, flags, (offset, length)))
+            return bytes_of(self._get(key, flags, span_of(offset, length)))
         answer = self._use(Link.fetch, key, flags, self._deadline_ms)
         return answer if isinstance(answer, bytes) else bytes_of(answer)
 
@@ -181,27 +178,33 @@ class Client:
     def get_file(self, key: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> ObjectInfo:
         """Write the object to a file, which appears whole or not at all.
 
+        A device or a pipe is written into instead, as the bytes come.
+
         Args:
             key: the object's key.
-            path: replaced if it is there.
+            path: a file there is replaced, keeping its permissions; where a symbolic link points, if it is one.
             progress: called with (bytes so far, total).
+
+        Raises:
+            OSError: the file cannot be written; it is named.
         """
-        target = FileTarget(path, progress)
-        try:
-            flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-            received = self._run(operations.get, key, flags=flags, sink=target.sink)
-            target.take(received)
-            target.commit()
-            return received.info
-        finally:
-            target.abandon()
+        with CallersErrors():
+            target = target_of(path, progress)
+            try:
+                flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+                received = self._run(operations.get, key, flags=flags, sink=target.sink)
+                target.take(received)
+                target.commit()
+                return received.info
+            finally:
+                target.abandon()
 
     def get_into(self, key: str, write: Callable[[bytes], object], *, progress: Progress | None = None) -> ObjectInfo:
         """Hand the object's bytes to a function, in pieces and in order, while they arrive.
 
         Args:
             key: the object's key.
-            write: called with each piece; what it raises ends the read.
+            write: called with each piece; what it raises ends the read, and is raised here as it is.
             progress: called with (bytes so far, total).
         """
         target = PieceTarget(write, progress)
@@ -212,7 +215,8 @@ class Client:
             target.take(received)
             return received.info
 
-        return self._use(work)
+        with CallersErrors():
+            return self._use(work)
 
     def get_many(self, keys: Iterable[str], *, only_if_cached: bool = False) -> dict[str, bytes]:
         """The objects that are there, by key, in few round trips; missing keys are left out."""
@@ -274,7 +278,7 @@ class Client:
             InvalidKey, KeyConflict, TooLarge, QuotaExceeded, OriginUnavailable, DaemonUnavailable.
         """
         if len(data) > INLINE_MAX_BYTES or data.__class__ is not bytes:
-            return self._put(key, lambda: upload_of_bytes(data), content_type, metadata)
+            return self._put(named(key), lambda: upload_of_bytes(data), content_type, metadata)
         described = dict(metadata) if metadata else {}
         head = operations.inline_head(key, data, content_type, described)
         try:
@@ -294,8 +298,13 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ObjectInfo:
-        """Store a file: a path, or a binary file object, which is read to its end."""
-        return self._put(key, uploads_of_source(source, progress), content_type, metadata)
+        """Store a file: a path, or a binary file object, which is read to its end.
+
+        Raises:
+            BlockingIOError: ``source`` is non-blocking and had nothing to give before its end; nothing is stored.
+            What else ``source`` and ``progress`` raise is raised as it is. For the rest see :meth:`put`.
+        """
+        return self._put(named(key), uploads_of_source(source, progress), content_type, metadata)
 
     def _put(
         self,
@@ -305,15 +314,16 @@ class Client:
         metadata: Mapping[str, str] | None,
     ) -> ObjectInfo:
         described = dict(metadata or {})
-        return self._run_or(
-            ObjectInfo(key or "", 0, "", content_type, described),
-            operations.put,
-            key,
-            upload,
-            content_type=content_type,
-            metadata=described,
-            deadline_ms=self._deadline_ms,
-        )
+        with CallersErrors():
+            return self._run_or(
+                ObjectInfo(key or "", 0, "", content_type, described),
+                operations.put,
+                key,
+                upload,
+                content_type=content_type,
+                metadata=described,
+                deadline_ms=self._deadline_ms,
+            )
 
     def put_artifact(self, source: Source, *, content_type: str | None = None, progress: Progress | None = None) -> str:
         """Store bytes, a path or a file object under its sha256; gives the key ``sha256:<hex>``.
@@ -323,7 +333,10 @@ class Client:
         return self._put(None, uploads_of_source(source, progress), content_type, None).key
 
     def put_many(self, items: Mapping[str, bytes]) -> dict[str, ObjectInfo]:
-        """Store many objects in few round trips. All are tried; then the first error is raised."""
+        """Store many objects in few round trips. All are tried; then the first error is raised.
+
+        Gives what was stored, by key: with a lenient client that is nothing while the daemon is unavailable.
+        """
         stored: dict[str, ObjectInfo] = {}
         error: StoreError | None = None
         batches, large = put_batches(items)
@@ -337,9 +350,17 @@ class Client:
                     error = error or result
         for key in large:
             try:
-                stored[key] = self.put(key, items[key])
+                stored[key] = self._run(
+                    operations.put,
+                    key,
+                    partial(upload_of_bytes, items[key]),
+                    content_type=None,
+                    metadata={},
+                    deadline_ms=self._deadline_ms,
+                )
             except StoreError as problem:
-                error = error or problem
+                if not (self._is_lenient and isinstance(problem, NotFound)):
+                    error = error or problem
         if error is not None:
             raise error
         return stored

@@ -22,6 +22,8 @@ __all__ = ["SOCKET_PATH_MAX_BYTES", "check", "check_policies"]
 
 #: sockaddr_un on Linux has room for 108 bytes, the last of which is the terminating zero (unix(7)).
 SOCKET_PATH_MAX_BYTES = 107
+#: The number above it means "leave the group as it is" (chown(2)).
+_GID_MAX = 2**32 - 2
 
 Finding = tuple[str, str]
 
@@ -33,7 +35,9 @@ def check(config: Config, named: Mapping[str, bool]) -> Iterator[Finding]:
         config: all settings.
         named: by ``section.name``, whether somebody named that very value: what is missing there is not made.
     """
-    yield from _check_socket(config)
+    yield from _check_socket(config.server.socket)
+    if config.server.group:
+        yield from _check_group(config.server.group)
     yield from _check_memory(config)
     if config.origin.backend == "local":
         yield from _check_origin(config, must_exist=named["origin.path"])
@@ -41,8 +45,7 @@ def check(config: Config, named: Mapping[str, bool]) -> Iterator[Finding]:
         yield from _check_cache(config)
 
 
-def _check_socket(config: Config) -> Iterator[Finding]:
-    path = config.server.socket
+def _check_socket(path: Path) -> Iterator[Finding]:
     size = len(os.fsencode(path))
     if size > SOCKET_PATH_MAX_BYTES:
         yield (
@@ -60,17 +63,21 @@ def _check_socket(config: Config) -> Iterator[Finding]:
         yield "server.socket", f"{path} is a file that is no socket; remove it or choose another path"
     elif (found := obstacle(path.parent)) is not None:
         yield "server.socket", f"{path} cannot be created: {found.reason}"
-    if config.server.group:
-        yield from _check_group(config.server.group)
 
 
 def _check_group(group: str) -> Iterator[Finding]:
-    if group.isdecimal():
-        return
     try:
-        grp.getgrnam(group)
-    except KeyError:
+        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):  # a ValueError is a name, or a number, that there cannot be
         yield "server.group", f"there is no group {group!r}; create it, or give a numeric id"
+        return
+    if number > _GID_MAX:
+        yield "server.group", f"a group's number is at most {_GID_MAX}, not {group}"
+    elif os.geteuid() != 0 and number not in {os.getegid(), *os.getgroups()}:
+        message = (
+            f"the socket cannot be given to {group!r}: uid {os.geteuid()} is neither root nor a member of that group; "
+        )
+        yield "server.group", message + "add the user to it (usermod -aG), or choose another group"
 
 
 def _check_memory(config: Config) -> Iterator[Finding]:

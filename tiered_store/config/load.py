@@ -62,6 +62,11 @@ class _Reading:
     notices: list[str] = field(default_factory=list)
 
     def add(self, layer: Layer) -> None:
+        """Put a source over those that were read before; what it replaces there is said."""
+        for setting, raw in layer.values.items():
+            earlier = self.values.get(setting)
+            if earlier is not None and earlier.source != DEFAULT:
+                self.notices.append(f"{setting} from {earlier.source} is not used, because {raw.source} is set")
         self.values.update(layer.values)
         self.faults.extend(layer.faults)
         self.notices.extend(layer.notices)
@@ -93,7 +98,7 @@ def load(
     if file is not None:
         reading.add(from_file(file))
     reading.add(from_environment(environment))
-    reading.values.update(_from_flags(flags))
+    reading.add(_from_flags(flags))
 
     sections = {name: _section(reading, name, model, defaults) for name, model in SECTIONS.items()}
     numbered = _policies(reading)
@@ -117,15 +122,15 @@ def _home() -> Path:
         return Path("/")
 
 
-def _from_flags(flags: Flags) -> dict[str, Raw]:
-    values = {}
+def _from_flags(flags: Flags) -> Layer:
+    layer = Layer()
     if flags.socket is not None:
-        values["server.socket"] = Raw(flags.socket.absolute(), "--socket")
+        layer.values["server.socket"] = Raw(flags.socket.absolute(), "--socket")
     if flags.data_dir is not None:
         origin, cache = paths_below(flags.data_dir.absolute())
-        values["origin.path"] = Raw(origin, _DATA_DIR)
-        values["disk.path"] = Raw(cache, _DATA_DIR)
-    return values
+        layer.values["origin.path"] = Raw(origin, _DATA_DIR)
+        layer.values["disk.path"] = Raw(cache, _DATA_DIR)
+    return layer
 
 
 def _section(reading: _Reading, name: str, model: type[Section], defaults: Mapping[str, Path]) -> Section:
@@ -146,22 +151,29 @@ def _section(reading: _Reading, name: str, model: type[Section], defaults: Mappi
 
 
 def _policies(reading: _Reading) -> list[tuple[int, PolicyRule]]:
-    """The rules that can be read, each with its place in the list, counted from 1."""
+    """The rules, each with its place in the list, counted from 1."""
     raw = reading.values.get("policies", Raw([], DEFAULT))
     if not isinstance(raw.value, list) or not all(isinstance(item, dict) for item in raw.value):
         reading.faults.append(
             Fault(raw.source, "policies", "is an array of tables; write each rule below [[policies]]")
         )
         return []
-    rules = []
-    for number, item in enumerate(raw.value, 1):
-        try:
-            rules.append((number, PolicyRule.model_validate(item)))
-        except ValidationError as error:
-            for details in error.errors():
-                setting = f"policies[{number}].{details['loc'][0]}"
-                reading.faults.append(Fault(raw.source, setting, _say(setting, details)))
-    return rules
+    return [(number, _rule(reading, raw.source, number, item)) for number, item in enumerate(raw.value, 1)]
+
+
+def _rule(reading: _Reading, source: str, number: int, given: Mapping[str, object]) -> PolicyRule:
+    """Build one rule; as for a section, what is faulty is reported and stands in as its default."""
+    try:
+        return PolicyRule.model_validate(given)
+    except ValidationError as error:
+        values = dict(given)
+        for details in error.errors():
+            key = str(details["loc"][0])
+            setting = f"policies[{number}].{key}"
+            reading.faults.append(Fault(source, setting, _say(setting, details)))
+            values.pop(key, None)
+        # A prefix has no default. This one belongs to no key, so that no other rule is taken for its double.
+        return PolicyRule.model_validate({"prefix": f"\0{number}", **values})
 
 
 def _sources_of(reading: _Reading) -> dict[str, str]:
@@ -196,7 +208,7 @@ def _say(setting: str, details: ErrorDetails) -> str:
         if name == "cdn":
             return "a cdn tier is not supported by this version; remove it"
         return f"unknown setting; {nearest(name, PolicyRule.model_fields)}"
-    if setting == "origin.backend" and given in _LATER_BACKENDS:
+    if setting == "origin.backend" and isinstance(given, str) and given in _LATER_BACKENDS:
         return f"{given!r} is not supported by this version; use 'local'"
     context: dict[str, Any] = {**details.get("ctx", {}), "input": given}
     for bound in ("gt", "ge", "le"):

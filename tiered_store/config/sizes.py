@@ -19,27 +19,37 @@ _UNITS = {
     "tib": 2**40,
 }
 _SIZE = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
+#: Files and databases count bytes with 63 bits.
+_MAX_BYTES = 2**63 - 1
+_MAX_DIGITS = 30
 _SIZE_RULE = "must be a number of bytes or a text such as '64MB' (10^6) or '10GiB' (2^30)"
+_TOO_MUCH = "must be less than 8 EiB (2^63): no file system counts further"
 
 
 def parse_size(value: object) -> int:
     """Bytes from a whole number or a text with a unit.
 
     Raises:
-        ValueError: if it is neither, or negative.
+        ValueError: if it is neither, negative, or more than the system can count.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{_SIZE_RULE}, not {value!r}")  # noqa: TRY004 - pydantic makes faults of ValueErrors only
     if isinstance(value, int):
         if value < 0:
             raise ValueError(f"{_SIZE_RULE}, and not negative")
+        if value > _MAX_BYTES:
+            raise ValueError(_TOO_MUCH)
         return value
     match = _SIZE.match(value.strip())
     if match is None or match.group(2).lower() not in _UNITS:
         raise ValueError(f"{_SIZE_RULE}, not {value!r}")
     number, factor = match.group(1).replace("_", ""), _UNITS[match.group(2).lower()]
-    # Whole numbers stay whole: a float loses bytes above 2^53.
-    size = float(number) * factor if "." in number else int(number) * factor
+    # Whole numbers stay whole: a float loses bytes above 2^53. One with more digits than any size (and, above
+    # 4,300, than int() reads) is a float all the same, and may be infinite.
+    is_whole = "." not in number and len(number) <= _MAX_DIGITS
+    size = int(number) * factor if is_whole else float(number) * factor
+    if size > _MAX_BYTES:
+        raise ValueError(_TOO_MUCH)
     if size != int(size):
         raise ValueError(f"must come to a whole number of bytes, {value!r} does not")
     return int(size)

@@ -31,6 +31,8 @@ _ELSEWHERE = {"TIERED_STORE_CONFIG"}
 _NO_EFFECT = ("STORAGE_CDN_TIMEOUT_MS", "S3_BUCKET", "S3_REGION", "S3_ENDPOINT")
 _UNSUPPORTED_SECTIONS = {"cdn", "s3", "http", "metrics"}
 _NOT_HERE = "is not supported by this version"
+#: What tomllib raises: ValueErrors, also for a number with more digits than Python reads, and tables too deep for it.
+_NO_TOML = (ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def from_file(path: Path) -> Layer:
     except OSError as error:
         layer.faults.append(Fault(source, "", f"cannot be read: {error.strerror}; check the path and its permissions"))
         return layer
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except _NO_TOML as error:
         layer.faults.append(Fault(source, "", f"is not TOML: {error}"))
         return layer
     for section, table in tree.items():
@@ -147,7 +149,7 @@ def _literal(text: str) -> object:
     """A text from the environment as the TOML value it spells, else as it stands ("64MB")."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _NO_TOML:
         return text
 
 

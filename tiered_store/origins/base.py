@@ -12,10 +12,12 @@ from typing import Protocol
 
 from tiered_store.objects import Body, ObjectInfo
 
-__all__ = ["CHUNK_BYTES", "Listing", "Origin", "OriginRead", "PutHeaders"]
+__all__ = ["CHUNK_BYTES", "LISTING_METADATA_BYTES", "Listing", "Origin", "OriginRead", "PutHeaders"]
 
 #: The most that a read hands out at once; also what one fill holds in memory.
 CHUNK_BYTES = 1024 * 1024
+#: A page of a listing ends where the content types and metadata in it exceed this: a thousand objects may have 16 MiB.
+LISTING_METADATA_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,10 @@ class Origin(Protocol):
         ...
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Listing:
-        """Names that start with ``prefix`` and sort after ``after``, in byte order of the UTF-8 name."""
+        """Names that start with ``prefix`` and sort after ``after``, in byte order of the UTF-8 name.
+
+        At most ``limit``; fewer, with ``more``, where their metadata exceeds ``LISTING_METADATA_BYTES``.
+        """
         ...
 
     async def copy(self, source: str, target: str) -> ObjectInfo:

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiered_store.errors import NotFound, OriginUnavailable, StoreError
-from tiered_store.objects import Body, Descriptor, ObjectInfo
-from tiered_store.origins.base import CHUNK_BYTES, Listing, PutHeaders
+from tiered_store.objects import Body, Descriptor, ObjectInfo, metadata_bytes
+from tiered_store.origins.base import CHUNK_BYTES, LISTING_METADATA_BYTES, Listing, PutHeaders
 from tiered_store.origins.localerrors import ABSENT, translated
 from tiered_store.origins.localpath import (
+    NewDirectories,
     directory,
-    make_directories,
     remove_if_empty,
     split_name,
     sync_directories,
@@ -125,6 +125,7 @@ class LocalFiles:
         # Two names sharing a lock only wait for a rename, not for any bytes.
         self._locks = [threading.Lock() for _ in range(64)]
         self._own = OwnFiles(self._root)
+        self._new_directories = NewDirectories()
         self._sidecars = Sidecars(self._own, fsync=fsync)
         self._windows = Windows(clock)
 
@@ -187,18 +188,20 @@ class LocalFiles:
     def list(self, prefix: str, after: str, limit: int) -> Listing:
         """One page, see ``walk.py`` for the order and the cost; errors as for ``Origin.list``."""
         items: list[ObjectInfo] = []
+        room = LISTING_METADATA_BYTES
         try:
             with (
                 self._told("list", prefix),
                 closing(ordered_names(self._root.fd, self._windows, prefix, after)) as found,
             ):
                 for parent, leaf, name in found:
-                    if len(items) == limit:
+                    if len(items) == limit or room < 0:
                         return Listing(items, more=True)
                     with suppress(FileNotFoundError):
                         info = self._look_up(parent, leaf, name)
                         if info is not None:
                             items.append(info)
+                            room -= metadata_bytes(info.content_type, info.metadata)
         except NotFound:  # the prefix has a segment that this file system cannot hold
             return Listing([], more=False)
         self._check_root(prefix)
@@ -327,25 +330,20 @@ class LocalFiles:
         """Rename a file into its place, durably; the version that was there before."""
         parents, leaf = split_name(name)
         for _ in range(_ATTEMPTS):
-            try:
-                parent, found = make_directories(self._root.fd, parents)
-            except FileNotFoundError:
-                continue  # a delete pruned a directory between two steps
-            try:
-                with self._lock_of(name):
-                    replaced = version_at(parent, leaf)
-                    temporary.move_to(parent, leaf)
+            with suppress(FileNotFoundError), self._new_directories.make(self._root.fd, parents) as (parent, first):
+                try:
+                    with self._lock_of(name):
+                        replaced = version_at(parent, leaf)
+                        temporary.move_to(parent, leaf)
+                except IsADirectoryError:
+                    if not remove_if_empty(parent, leaf):
+                        raise
+                    continue
                 if self._fsync:
                     os.fsync(parent)
-                    sync_directories(self._root.fd, parents, found)
+                    sync_directories(self._root.fd, parents, first)
                 return replaced
-            except FileNotFoundError:
-                continue  # pruned after it was opened
-            except IsADirectoryError:
-                if not remove_if_empty(parent, leaf):
-                    raise
-            finally:
-                os.close(parent)
+            # A delete pruned a directory between two steps, or after it was opened.
         raise OriginUnavailable("its directory is removed as fast as it is made", key=name)
 
     def _next_mtime(self) -> int:

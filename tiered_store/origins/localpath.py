@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from tiered_store.errors import InvalidKey
@@ -20,6 +22,7 @@ from tiered_store.key import key_of_name
 __all__ = [
     "FOR_LISTING",
     "FOR_LOOKUP",
+    "NewDirectories",
     "directory",
     "make_directories",
     "open_directory",
@@ -78,8 +81,59 @@ def directory(root: int, segments: Sequence[str], flags: int = FOR_LOOKUP) -> It
         os.close(fd)
 
 
-def make_directories(root: int, segments: Sequence[str]) -> tuple[int, int]:
+class NewDirectories:
+    """Directories that are being made, and whose own entries may not be durable yet.
+
+    A put that finds a directory which another put has just made must not rely on that one's fsync: after a
+    power cut the directory, and the acknowledged object in it, could be gone. So it syncs what is noted here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._making: Counter[tuple[str, ...]] = Counter()
+
+    @contextmanager
+    def make(self, root: int, segments: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """As :func:`make_directories`; what is made counts as new until the block ends.
+
+        Yields:
+            its descriptor, closed at the end, and the depth from which on :func:`sync_directories` is due.
+        """
+        noted: list[tuple[str, ...]] = []
+
+        def note(depth: int) -> None:
+            noted.append(tuple(segments[: depth + 1]))
+            with self._lock:
+                self._making[noted[-1]] += 1
+
+        try:
+            fd, found = make_directories(root, segments, note)
+            try:
+                yield fd, min(found, self._first(segments))
+            finally:
+                os.close(fd)
+        finally:
+            with self._lock:
+                self._making -= Counter(noted)  # keeps only what is left of them
+
+    def _first(self, segments: Sequence[str]) -> int:
+        with self._lock:
+            if self._making:
+                for depth in range(len(segments)):
+                    if tuple(segments[: depth + 1]) in self._making:
+                        return depth
+        return len(segments)
+
+
+def make_directories(
+    root: int, segments: Sequence[str], making: Callable[[int], None] = lambda _: None
+) -> tuple[int, int]:
     """Open a directory like :func:`open_directory` (for listing), making it and its parents where they are missing.
+
+    Args:
+        root: where to start.
+        segments: the directory's path.
+        making: told the depth of each directory before it is made.
 
     Returns:
         its descriptor, which the caller closes, and how many of ``segments`` had been there before.
@@ -98,6 +152,7 @@ def make_directories(root: int, segments: Sequence[str]) -> tuple[int, int]:
                 below = os.open(segment, flags, dir_fd=current)
             except FileNotFoundError:
                 found = min(found, depth)
+                making(depth)
                 with suppress(FileExistsError):  # another writer was faster
                     os.mkdir(segment, dir_fd=current)
                 below = os.open(segment, flags, dir_fd=current)

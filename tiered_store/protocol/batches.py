@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import Final
+from typing import AnyStr, Final
 
 from tiered_store.errors import ProtocolError, StoreError, TooLarge
 from tiered_store.objects import ObjectInfo
@@ -21,6 +21,7 @@ __all__ = [
     "decode_keys",
     "decode_pairs",
     "decode_stored",
+    "decode_texts",
     "encode_batch",
     "encode_keys",
     "encode_pairs",
@@ -39,6 +40,11 @@ ITEM_LARGE: Final = 0xFFFFFFFF
 
 #: Of an error's message in a batch, in characters: 1,024 errors have to fit one frame.
 _BATCH_TEXT_MAX: Final = 256
+
+#: The positions of a batch that answers its request in order, which is the rule: compared, not taken apart.
+_IN_ORDER: Final = struct.pack(f"<{MAX_BATCH_KEYS}I", *range(MAX_BATCH_KEYS))
+
+_KEYS_END = "a list of keys does not end where its message ends"
 
 _COUNT = struct.Struct("<I")
 _ITEM = struct.Struct("<HI")  # put_many: key, size
@@ -60,17 +66,30 @@ def encode_keys(keys: Sequence[bytes]) -> bytes:
 
 def decode_keys(data: bytes) -> list[bytes]:
     """The keys of a batch request, at most ``MAX_BATCH_KEYS``."""
+    start, lengths = _key_lengths(data)
+    return _cut(data, start, lengths, _KEYS_END)
+
+
+def decode_texts(data: bytes) -> list[str]:
+    """As :func:`decode_keys`, to be looked up: bytes that are no UTF-8 become what no key contains."""
+    start, lengths = _key_lengths(data)
+    if data.isascii():  # then all of it is decoded at once
+        return _cut(data.decode("ascii"), start, lengths, _KEYS_END)
+    return [raw.decode("utf-8", "surrogateescape") for raw in _cut(data, start, lengths, _KEYS_END)]
+
+
+def _key_lengths(data: bytes) -> tuple[int, Sequence[int]]:
+    """Where the bytes of the keys begin, and how many each has."""
     (count,) = Cursor(data).unpack(_COUNT)
     if count > MAX_BATCH_KEYS:
         raise ProtocolError(f"a batch of {count} keys is over the limit of {MAX_BATCH_KEYS}")
     start = _COUNT.size + 2 * count
     if start > len(data):
         raise ProtocolError("a message ends in the middle of a field")
-    lengths = struct.unpack_from(f"<{count}H", data, _COUNT.size)
-    return _cut(data, start, lengths, "a list of keys does not end where its message ends")
+    return start, struct.unpack_from(f"<{count}H", data, _COUNT.size)
 
 
-def _cut(data: bytes, start: int, lengths: Iterable[int], complaint: str) -> list[bytes]:
+def _cut(data: AnyStr, start: int, lengths: Iterable[int], complaint: str) -> list[AnyStr]:
     """The consecutive pieces of these lengths that fill ``data`` from ``start`` to its end."""
     ends = list(accumulate(lengths, initial=start))
     if ends[-1] != len(data):
@@ -95,20 +114,30 @@ def encode_batch(
 ) -> bytes:
     """Part of the answer to GET_MANY: positions in the request, sizes (or statuses), and the bytes in a row."""
     count = len(indexes)
-    head = struct.pack(f"<I{count}I{count}I", count, *indexes, *sizes)
+    if isinstance(indexes, range):
+        positions = _IN_ORDER[4 * indexes.start : 4 * indexes.stop]
+    else:
+        positions = struct.pack(f"<{count}I", *indexes)
+    head = _COUNT.pack(count) + positions + struct.pack(f"<{count}I", *sizes)
     return encode_frame(Opcode.BATCH, request_id, head=head, body=b"".join(bodies), flags=Flag.FINAL if final else 0)
 
 
 def decode_batch(frame: Frame) -> tuple[Sequence[int], Sequence[int], list[bytes]]:
-    """Positions in the request, sizes or statuses, and bodies, which are empty where the size is a status."""
+    """Positions in the request, sizes or statuses, and bodies, which are empty where the size is a status.
+
+    The positions are a ``range`` from 0 where they are in order.
+    """
     payload = frame.payload
     if frame.head_length < _COUNT.size:
         raise ProtocolError("a batch without a count")
     (count,) = _COUNT.unpack_from(payload)
     if count * 8 + _COUNT.size != frame.head_length:
         raise ProtocolError("a batch whose count does not fit its head")
-    fields = struct.unpack_from(f"<{2 * count}I", payload, _COUNT.size)
-    indexes, sizes = fields[:count], fields[count:]
+    middle = _COUNT.size + 4 * count
+    indexes: Sequence[int] = range(count)
+    if payload[_COUNT.size : middle] != _IN_ORDER[: 4 * count]:
+        indexes = struct.unpack_from(f"<{count}I", payload, _COUNT.size)
+    sizes = struct.unpack_from(f"<{count}I", payload, middle)
     lengths = sizes
     if count and max(sizes) >= _ITEM_STATUS:
         lengths = tuple(0 if size >= _ITEM_STATUS else size for size in sizes)

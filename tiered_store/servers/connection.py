@@ -60,6 +60,7 @@ _FORMS: Final[int] = Flag.STREAM | Flag.RANGE | Flag.ACCEPT_DESCRIPTOR
 _AT_ONCE: Final = frozenset({Opcode.STAT, Opcode.EXISTS, Opcode.PUT, Opcode.DELETE, Opcode.COPY, Opcode.STATS})
 #: A PUT with one of these has to wait for the peer, within a limit of time.
 _TRANSFER: Final[int] = Flag.STREAM | Flag.DESCRIPTOR
+_BULKY_AT_ONCE: Final = 4
 #: Descriptors that may wait for their frame; a peer sends one per upload, and only when asked.
 _MAX_DESCRIPTORS: Final = 4
 
@@ -100,9 +101,13 @@ class Connection:
         self._quick = quick
         self._reader = FrameReader()
         self._backlog: deque[Frame] = deque()
-        self.in_flight = InFlight(peer, door.limits, fail=self.reply_error, ended=self._request_ended)
+        self.in_flight = InFlight(
+            peer, door.limits, door.request_bytes, fail=self.reply_error, ended=self._request_ended
+        )
         #: Uploads and streams that wait for frames of the peer, by request id.
         self.transfers: dict[int, Transfer] = {}
+        #: For requests whose answer is put together in memory, up to a frame of it, before it can be sent.
+        self.bulky = asyncio.Semaphore(_BULKY_AT_ONCE)
         self._descriptors: deque[Descriptor] = deque()
         self._expected = 0
         self._is_open = False
@@ -280,8 +285,11 @@ class Connection:
         if self._is_draining and frame.request_id:
             self.reply_error(frame.request_id, DaemonUnavailable("the daemon is stopping"))
             return
-        at_once = frame.opcode in _AT_ONCE and not frame.flags & _TRANSFER
-        self.in_flight.start(frame, partial(handler, self, frame), at_once=at_once)
+        waits_for_peer = bool(frame.flags & _TRANSFER)
+        at_once = frame.opcode in _AT_ONCE and not waits_for_peer
+        # What waits for frames of the peer must not be a reason not to read them.
+        weight = 0 if waits_for_peer else len(frame.payload)
+        self.in_flight.start(frame, partial(handler, self, frame), at_once=at_once, weight=weight)
 
     def _request_ended(self) -> None:
         if self._is_draining and not self.in_flight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.limits import NativeLimits, RequestBytes
 from tiered_store.store.store import Store
 
 __all__ = ["Door"]
@@ -15,6 +15,7 @@ class Door(Protocol):
 
     store: Store
     limits: NativeLimits
+    request_bytes: RequestBytes
     name: str
 
     def gone(self, connection: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from tiered_store.aio.eager import Finished, begin
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, ProtocolError, StoreError
 from tiered_store.protocol.frames import Frame
-from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.limits import NativeLimits, RequestBytes
 from tiered_store.servers.sockets import PeerCredentials
 
 __all__ = ["InFlight"]
@@ -28,7 +28,8 @@ class InFlight:
 
     Args:
         peer: whose they are, for the log.
-        limits: how many there may be, and what is slow.
+        limits: how many there may be, how large together, and what is slow.
+        request_bytes: what the requests of all peers take.
         fail: sends an error to the peer, by request id.
         ended: called when one has ended that was not answered at once.
     """
@@ -37,19 +38,23 @@ class InFlight:
         self,
         peer: PeerCredentials,
         limits: NativeLimits,
+        request_bytes: RequestBytes,
         *,
         fail: Callable[[int, StoreError], None],
         ended: Callable[[], None],
     ) -> None:
         self._peer = peer
         self._limits = limits
+        self._bytes = 0
+        self._all = request_bytes
         self._fail = fail
         self._on_end = ended
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        #: Those of them that have been cancelled, by the peer or by their deadline, and have not ended yet.
-        self._cancelled: set[int] = set()
-        self._expired: set[int] = set()
+        #: Those that have been cancelled, by the peer or by their deadline, and have not ended yet. By task: an
+        #: id is free as soon as its task has ended, which may be before ``_ended`` is called for that.
+        self._cancelled: set[asyncio.Task[None]] = set()
+        self._expired: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -60,10 +65,17 @@ class InFlight:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether there is no place for another request, but will be when those that were cancelled have ended."""
+        """Whether there is no place for another request, but will be when some of those under way have ended.
+
+        Which they do without anything further from the peer.
+        """
+        if self._bytes and (
+            self._bytes >= self._limits.max_request_bytes or self._all.used >= self._limits.max_total_request_bytes
+        ):
+            return True
         return bool(self._cancelled) and len(self._tasks) >= self._limits.max_in_flight
 
-    def start(self, frame: Frame, work: Callable[[], Coroutine[Any, Any, None]], *, at_once: bool) -> None:
+    def start(self, frame: Frame, work: Callable[[], Coroutine[Any, Any, None]], *, at_once: bool, weight: int) -> None:
         """Work on a request; it ends with the answer, and every error becomes one.
 
         Args:
@@ -71,6 +83,7 @@ class InFlight:
             work: answers it.
             at_once: whether to go to the first wait before this returns; see ``aio.eager`` for what
                 ``work`` may do until there.
+            weight: bytes that count against the limits until it has ended.
 
         Raises:
             ProtocolError: the request's id is none, or still in use.
@@ -88,15 +101,18 @@ class InFlight:
             if isinstance(begun, Finished):
                 return
             running = begun
+        self._bytes += weight
+        self._all.used += weight
         task = self._tasks[request_id] = self._loop.create_task(running)
         # In a request, extra is the deadline in milliseconds; streams have stall timeouts in place of one.
         expiry = self._loop.call_later(frame.extra / 1000, self._expire, request_id, task) if frame.extra else None
-        task.add_done_callback(partial(self._ended, frame, self._loop.time(), expiry))
+        task.add_done_callback(partial(self._ended, frame, weight, self._loop.time(), expiry))
 
     def _refusal(self, request_id: int) -> StoreError | None:
         if not request_id:
             return ProtocolError("request id 0 belongs to the connection")
-        if request_id in self._tasks and not self._tasks[request_id].done():
+        before = self._tasks.get(request_id)
+        if before is not None and (not before.done() or (before in self._expired and before.cancelled())):
             return ProtocolError(f"request id {request_id} is still in use")
         limit = self._limits.max_in_flight
         # One that has been answered may still be in the table: its task is done, `_ended` is called a turn of the
@@ -117,24 +133,25 @@ class InFlight:
             self._fail(request_id, StoreError(f"internal error: {type(error).__name__}"))
 
     def _expire(self, request_id: int, task: asyncio.Task[None]) -> None:
-        if not task.done() and request_id not in self._cancelled:
-            self._expired.add(request_id)
+        if not task.done() and task not in self._cancelled:
+            self._expired.add(task)
             self.cancel(request_id)
 
     def _ended(
-        self, frame: Frame, started: float, expiry: asyncio.TimerHandle | None, task: asyncio.Task[None]
+        self, frame: Frame, weight: int, started: float, expiry: asyncio.TimerHandle | None, task: asyncio.Task[None]
     ) -> None:
         """A request's task has ended; also called for one that was cancelled before its first step."""
         if expiry is not None:
             expiry.cancel()
-        request_id = frame.request_id
-        if self._tasks.get(request_id) is task:  # else the peer has used the id again already
-            del self._tasks[request_id]
-            self._cancelled.discard(request_id)
-            if request_id in self._expired:
-                self._expired.remove(request_id)
-                if task.cancelled():  # else it had its answer when its time was up
-                    self._fail(request_id, DeadlineExceeded(f"no answer within {frame.extra / 1000} s"))
+        self._bytes -= weight
+        self._all.used -= weight
+        if self._tasks.get(frame.request_id) is task:  # else the peer has used the id again already
+            del self._tasks[frame.request_id]
+        self._cancelled.discard(task)
+        if task in self._expired:
+            self._expired.remove(task)
+            if task.cancelled():  # else it had its answer when its time was up
+                self._fail(frame.request_id, DeadlineExceeded(f"no answer within {frame.extra / 1000} s"))
         elapsed = self._loop.time() - started
         if elapsed >= self._limits.slow_request_s:
             fields = {"request": str(frame), "seconds": round(elapsed, 3), "peer": str(self._peer)}
@@ -146,7 +163,7 @@ class InFlight:
         task = self._tasks.get(request_id)
         if task is not None:
             task.cancel()
-            self._cancelled.add(request_id)
+            self._cancelled.add(task)
 
     def cancel_all(self) -> None:
         """The peer has gone."""

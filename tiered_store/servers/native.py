@@ -14,7 +14,7 @@ from tiered_store.aio.channel import Channel
 from tiered_store.errors import DaemonUnavailable, PermissionDenied, StoreError
 from tiered_store.protocol.status import encode_error
 from tiered_store.servers.connection import Connection
-from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.limits import NativeLimits, RequestBytes
 from tiered_store.servers.requests import HANDLERS, QUICK
 from tiered_store.servers.sockets import PeerCredentials, peer_credentials
 from tiered_store.store.store import Store
@@ -58,6 +58,7 @@ class NativeDoor:
         listener.setblocking(False)
         self.store = store
         self.limits = limits
+        self.request_bytes = RequestBytes()
         self.name = name
         self._listener = listener
         self._allow_uids = allow_uids

@@ -13,11 +13,12 @@ from typing import Final
 from tiered_store.errors import InvalidKey, ProtocolError, StoreError, TooLarge
 from tiered_store.key import parse_key, parse_prefix
 from tiered_store.objects import INLINE_MAX_BYTES, Entry, ObjectInfo
-from tiered_store.origins.base import PutHeaders
+from tiered_store.origins.base import Listing, PutHeaders
 from tiered_store.protocol.batches import (
     ITEM_LARGE,
     decode_keys,
     decode_pairs,
+    decode_texts,
     encode_batch,
     encode_stored,
     item_status,
@@ -94,15 +95,10 @@ async def _stream(connection: Connection, frame: Frame, opening: Awaitable[Readi
         connection.transfers.pop(request_id, None)
 
 
-def _text(raw: bytes) -> str:
-    """A key to look for; bytes that are no UTF-8 become what no key contains, and are not found."""
-    return raw.decode("utf-8", "surrogateescape")
-
-
 def _get_many_hits(connection: Connection, frame: Frame) -> bool:
     """Answer GET_MANY in one frame and without a task, if memory has all of it; else leave it to ``_get_many``."""
     try:
-        keys = [_text(raw) for raw in decode_keys(frame.payload)]
+        keys = decode_texts(frame.payload)
     except ProtocolError:
         return False
     bodies = connection.store.peek_bodies(keys, _BATCH_BYTES)
@@ -118,14 +114,15 @@ async def _get_many(connection: Connection, frame: Frame) -> None:
     batch = _Batch(connection, frame.request_id)
     missing: list[tuple[int, bytes]] = []
     peek = connection.store.peek
-    for index, raw in enumerate(raw_keys):
-        entry = peek(_text(raw))
+    for index, text in enumerate(decode_texts(frame.payload)):
+        entry = peek(text)
         if entry is None:
-            missing.append((index, raw))
+            missing.append((index, raw_keys[index]))
         elif batch.add_entry(index, entry):
             await batch.flush()
     if missing:
-        await _fetch_missing(connection, batch, missing, only_if_cached=bool(frame.flags & Flag.ONLY_IF_CACHED))
+        async with connection.bulky:
+            await _fetch_missing(connection, batch, missing, only_if_cached=bool(frame.flags & Flag.ONLY_IF_CACHED))
     await batch.flush(final=True)
 
 
@@ -235,8 +232,17 @@ async def _delete_prefix(connection: Connection, frame: Frame) -> None:
 async def _list(connection: Connection, frame: Frame) -> None:
     prefix, cursor, limit = decode_list_request(frame)
     after = parse_key(cursor) if cursor else ""
-    listing = await connection.store.list(parse_prefix(prefix), after=after, limit=max(1, min(limit, _LIST_MAX)))
-    await connection.channel.writable()
+    parsed = parse_prefix(prefix)
+    async with connection.bulky:
+        await connection.channel.writable()
+        listing = await connection.store.list(parsed, after=after, limit=max(1, min(limit, _LIST_MAX)))
+        reply = _listing(frame.request_id, listing)
+        await connection.channel.writable()
+        connection.reply(reply)
+
+
+def _listing(request_id: int, listing: Listing) -> bytes:
+    """The part of a page that fits a frame."""
     items: list[bytes] = []
     size = 0
     for info in listing.items:
@@ -247,7 +253,7 @@ async def _list(connection: Connection, frame: Frame) -> None:
         items.append(raw)
     more = listing.more or len(items) < len(listing.items)
     next_cursor = listing.items[len(items) - 1].key.encode() if more and items else b""
-    connection.reply(encode_listing(frame.request_id, items, next_cursor))
+    return encode_listing(request_id, items, next_cursor)
 
 
 async def _copy(connection: Connection, frame: Frame) -> None:

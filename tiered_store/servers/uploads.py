@@ -11,7 +11,7 @@ from typing import Final
 
 from tiered_store.errors import PermissionDenied, ProtocolError, TooLarge
 from tiered_store.key import ARTIFACT_PREFIX, is_artifact, parse_key
-from tiered_store.objects import INLINE_MAX_BYTES, Descriptor
+from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, metadata_bytes
 from tiered_store.origins.base import PutHeaders
 from tiered_store.protocol.frames import STREAM_WINDOW_BYTES, Flag, Frame, Opcode, encode_frame
 from tiered_store.protocol.messages import PutRequest, decode_put, encode_info
@@ -73,8 +73,7 @@ class _SignsOfLife:
 def _check_metadata(request: PutRequest, limit: int) -> None:
     if not request.metadata and request.content_type is None:
         return
-    size = len((request.content_type or "").encode())
-    size += sum(len(name.encode()) + len(value.encode()) for name, value in request.metadata.items())
+    size = metadata_bytes(request.content_type, request.metadata)
     if size > limit:
         raise TooLarge(f"content type and metadata have {size} bytes, more than the limit of {limit}")
 

@@ -23,6 +23,7 @@ class StoreLimits:
         upload_buffer_bytes: pieces that unfinished uploads gather in memory, all together; uploads beyond it
             write every piece to their file at once.
         max_uploads: unfinished uploads that may hold a file at once; more are refused.
+        max_writes: puts, copies and deletes that are with the origin at once; further ones wait their turn.
         max_background_tasks: revalidations and promotions under way at once; more are not started.
         drain_s: how long ``close`` waits for running writes, in seconds.
     """
@@ -33,5 +34,6 @@ class StoreLimits:
     spool_memory_bytes: int = 256 * _MIB
     upload_buffer_bytes: int = 64 * _MIB
     max_uploads: int = 512
+    max_writes: int = 256
     max_background_tasks: int = 64
     drain_s: float = 30.0

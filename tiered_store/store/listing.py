@@ -10,12 +10,13 @@ Invariant: every page is sorted, no key comes twice, and ``more`` is exact.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from tiered_store.key import ARTIFACT_DIRECTORY, ARTIFACT_PREFIX, is_artifact, key_of_name
-from tiered_store.objects import ObjectInfo
-from tiered_store.origins.base import Listing
+from tiered_store.objects import ObjectInfo, metadata_bytes
+from tiered_store.origins.base import LISTING_METADATA_BYTES, Listing
 from tiered_store.store.upstream import Upstream
 
 __all__ = ["list_keys"]
@@ -36,18 +37,24 @@ class _Stretch:
 async def list_keys(upstream: Upstream, prefix: str, *, after: str, limit: int) -> Listing:
     """One page of objects whose key starts with ``prefix`` and sorts after ``after``.
 
+    At most ``limit``; fewer, with ``more``, where their metadata exceeds ``LISTING_METADATA_BYTES``.
+
     Raises:
         OriginUnavailable, PermissionDenied: from the origin.
     """
     found: list[ObjectInfo] = []
+    room = LISTING_METADATA_BYTES
     for stretch in _stretches(prefix, after):
-        found += [info async for info in _walk(upstream, stretch, limit + 1 - len(found))]
-        if len(found) > limit:  # one more than asked for: that is how we know that there is more
-            return Listing(found[:limit], more=True)
+        async with aclosing(_walk(upstream, stretch, limit + 1 - len(found))) as walk:
+            async for info in walk:
+                if len(found) == limit or room < 0:  # one more than fits: that is how we know that there is more
+                    return Listing(found, more=True)
+                found.append(info)
+                room -= metadata_bytes(info.content_type, info.metadata)
     return Listing(found, more=False)
 
 
-async def _walk(upstream: Upstream, stretch: _Stretch, wanted: int) -> AsyncIterator[ObjectInfo]:
+async def _walk(upstream: Upstream, stretch: _Stretch, wanted: int) -> AsyncGenerator[ObjectInfo, None]:
     """At most ``wanted`` objects of a stretch; names that are no keys stay invisible."""
     after = stretch.after
     more = True

@@ -52,6 +52,7 @@ _THREADS = 4
 _EXISTS_AT_ONCE = 32
 #: What a reader that streams past a full machine holds: one chunk read, one being sent.
 _THROUGH_BYTES = 2 * CHUNK_BYTES
+_BYTES_ALONE = frozenset({bytes})
 #: A stale copy may stand in for an origin that fails like this.
 _NO_ANSWER = (OriginUnavailable, DeadlineExceeded)
 
@@ -88,7 +89,7 @@ class Store:
         self._closers = TaskSet("closing a read", log_faults=True)
         self._negative = NegativeCache(clock)
         self._damage = KnownDamage()
-        self._upstream = Upstream(origin, self._counters.origin)
+        self._upstream = Upstream(origin, self._counters.origin, clock=clock)
         self._staging = Staging(
             disk,
             MemoryRoom(limits.spool_memory_bytes),
@@ -122,6 +123,7 @@ class Store:
             *common,
             flights=(self._fills.flights, self._lookups.flights, self._promotions.flights),
             max_metadata_bytes=limits.max_metadata_bytes,
+            max_running=limits.max_writes,
         )
         self._closing = False
         # The hot path's own references. A text that is no key is in no tier, so that `peek` need not check.
@@ -174,13 +176,15 @@ class Store:
 
         Else None, and nothing is counted. What :meth:`peek` does, at a third of its cost per key.
         """
-        entries = self._memory_peek_many(keys)
-        if None in entries:
-            return None
         now = self._clock()
-        bodies = [entry.body for entry in entries if entry is not None and entry.fresh_until > now]
-        small = [body for body in bodies if isinstance(body, bytes)]
-        if len(small) != len(entries) or sum(map(len, small)) > max_bytes:
+        bodies = [
+            entry.body if entry is not None and entry.fresh_until > now else None
+            for entry in self._memory_peek_many(keys)
+        ]
+        if not {*map(type, bodies)} <= _BYTES_ALONE:
+            return None
+        small = cast("list[bytes]", bodies)
+        if sum(map(len, small)) > max_bytes:
             return None
         self._memory_stats.hits += len(small)
         return small

@@ -10,6 +10,7 @@ origin's answer did not come, they hold nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from tiered_store.errors import (
     TooLarge,
 )
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, artifact_key, digest_of, is_artifact
-from tiered_store.objects import Body, Entry, ObjectInfo, body_size
+from tiered_store.objects import Body, Entry, ObjectInfo, body_size, metadata_bytes
 from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import StoreStats
 from tiered_store.store.cache import Cache
@@ -61,6 +62,8 @@ class Writes:
         stats: uploads and uploads_skipped move here.
         flights: what a write overtakes.
         max_metadata_bytes: bound of content type and user metadata.
+        max_running: writes under way at once; further ones wait. It also bounds those whose callers have gone,
+            which nobody else counts.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Writes:
         *,
         flights: Sequence[Flights[Any]],
         max_metadata_bytes: int,
+        max_running: int,
     ) -> None:
         self._upstream = upstream
         self._staging = staging
@@ -87,6 +91,7 @@ class Writes:
         self._max_metadata_bytes = max_metadata_bytes
         self._locks = KeyedLocks()
         self._tasks = TaskSet("a write")
+        self._places = asyncio.Semaphore(max_running)
         self.completed = 0  # lets a reader know whether anything was written while it asked the origin
 
     async def put(self, key: Key | None, staged: Staged, headers: PutHeaders) -> ObjectInfo:
@@ -147,9 +152,23 @@ class Writes:
         await self._tasks.cancel()
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T], held: Sequence[str]) -> T:
-        """Run a write whose locks are held; it ends, and lets go of them, also when the caller does not wait."""
+        """Run a write whose locks are held; it ends, and lets go of them, also when the caller does not wait.
+
+        A caller that goes away while the write waits for its place has changed nothing.
+        """
         try:
-            return await self._tasks.to_the_end(work, then=lambda: self._locks.release_all(held))
+            await self._places.acquire()
+        except BaseException:
+            work.close()
+            self._locks.release_all(held)
+            raise
+
+        def ended() -> None:
+            self._places.release()
+            self._locks.release_all(held)
+
+        try:
+            return await self._tasks.to_the_end(work, then=ended)
         except WorkCancelled:
             raise DaemonUnavailable("the daemon stopped before the origin had answered") from None
 
@@ -257,7 +276,6 @@ def _refuse_artifact_path(text: str) -> None:
 def _check_metadata(headers: PutHeaders, max_bytes: int, key: str | None) -> None:
     if not headers.metadata and headers.content_type is None:
         return
-    size = len((headers.content_type or "").encode())
-    size += sum(len(name.encode()) + len(value.encode()) for name, value in headers.metadata.items())
+    size = metadata_bytes(headers.content_type, headers.metadata)
     if size > max_bytes:
         raise TooLarge(f"content type and metadata must have at most {max_bytes} bytes, these have {size}", key=key)

@@ -15,6 +15,7 @@ none uses one that somebody else could have written to.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -29,11 +30,14 @@ from tiered_store.objects import Descriptor
 from tiered_store.tiers.faults import Kind, TierFault
 from tiered_store.tiers.rawdisk import OBJECTS
 
-__all__ = ["INDEX_NAME", "CacheDirectory", "Marks"]
+__all__ = ["INDEX_NAME", "CacheDirectory", "Marks", "forget_marks"]
 
 INDEX_NAME = "cache.db"
 #: A run's number is the upper half of a 64-bit epoch.
 _MAX_RUNS = 2**32 - 1
+#: Neither through a link nor waiting for the other end of a pipe, whoever left it here.
+_AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MARKS_MAX_BYTES = 4096
 _LOCK, _CLEAN, _REBUILD, _SPOOL, _BROKEN = "lock", "clean", "rebuild", "spool", "broken"
 
 
@@ -124,17 +128,12 @@ class CacheDirectory:
         """
         path = self.path / _CLEAN
         try:
-            text = path.read_bytes()
+            text = _read_plain(path)
         except FileNotFoundError:
             return None
         path.unlink()
-        self._sync()
-        try:
-            marks = Marks(**json.loads(text))
-        except (ValueError, TypeError, RecursionError):
-            return None
-        # What somebody else wrote may have any type.
-        return marks if all(type(getattr(marks, one.name)).__name__ == one.type for one in fields(marks)) else None
+        _sync(self.path)
+        return _marks_of(text)
 
     def leave_marks(self, marks: Marks) -> None:
         """Note, durably, that this run has ended in order.
@@ -143,13 +142,14 @@ class CacheDirectory:
             OSError: as the file system says.
         """
         temporary = self.path / f"{_CLEAN}.new"
-        with temporary.open("w") as file:
-            temporary.chmod(0o600)
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
             json.dump(asdict(marks), file)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path / _CLEAN)
-        self._sync()
+        _sync(self.path)
 
     def prepare_index(self) -> bool:
         """See to it that the index file is there with the right mode; tells whether a rebuild is due."""
@@ -221,14 +221,63 @@ class CacheDirectory:
         self._lock = lock
 
     def _note_rebuild(self) -> None:
-        (self.path / _REBUILD).touch(mode=0o600)
+        path = self.path / _REBUILD
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | _AS_IT_IS, 0o600))
 
-    def _sync(self) -> None:
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+
+def forget_marks(path: Path) -> bool:
+    """Remove, durably, what an orderly stop left in a directory that this run does not use; tells whether it was there.
+
+    The run changes objects without the knowledge of what is cached there, so that the next run which uses the
+    directory has to suspect that. Only what such a run would believe is removed, whatever directory this is. The lock
+    is not asked for: a daemon that holds it has taken its mark, and one that leaves one now only has to ask again.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    mark = path / _CLEAN
+    try:
+        if _marks_of(_read_plain(mark)) is None:
+            return False
+        mark.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    _sync(path)
+    return True
+
+
+def _marks_of(text: bytes) -> Marks | None:
+    """What an orderly stop wrote; None if this is something else."""
+    try:
+        marks = Marks(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    # What somebody else wrote may have any type.
+    return marks if all(type(getattr(marks, one.name)).__name__ == one.type for one in fields(marks)) else None
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_plain(path: Path) -> bytes:
+    """What a small file of ours holds; nothing where a link, a pipe or something large has its name.
+
+    Raises:
+        OSError: FileNotFoundError, or as the file system says.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | _AS_IT_IS)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
+            return b""
+        raise
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_MARKS_MAX_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
 def _holder(locked: os.stat_result) -> int | None:

@@ -22,7 +22,6 @@ from tiered_store import (
     KeyConflict,
     NotFound,
     QuotaExceeded,
-    StoreError,
     TooLarge,
 )
 from tiered_store.objects import INLINE_MAX_BYTES
@@ -159,7 +158,7 @@ class TestTooLarge:
 
 @pytest.mark.parametrize("metadata", [{"x": "lone \ud800"}, {"\ud800": "x"}])
 def test_metadata_that_is_no_text(store: Any, prefix: str, metadata: dict[str, str]) -> None:
-    with pytest.raises(StoreError, match="not valid Unicode"):
+    with pytest.raises(ValueError, match="must be valid Unicode"):
         store.put(f"{prefix}x", b"1", metadata=metadata)
     assert not store.exists(f"{prefix}x")
 

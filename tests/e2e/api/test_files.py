@@ -139,18 +139,14 @@ def test_a_source_that_is_not_there_is_the_callers_error(store: Any, prefix: str
 class TestGetFile:
     """``get_file``: the file appears whole or not at all."""
 
-    def test_it_replaces_a_file_with_the_rights_of_a_new_one(self, store: Any, prefix: str, tmp_path: Path) -> None:
+    def test_it_replaces_a_file_and_keeps_its_permissions(self, store: Any, prefix: str, tmp_path: Path) -> None:
         store.put(f"{prefix}x", b"new")
         target = tmp_path / "out"
         target.write_bytes(b"something older and longer")
         target.chmod(0o600)
-        previous = os.umask(0o027)
-        try:
-            store.get_file(f"{prefix}x", target)
-        finally:
-            os.umask(previous)
+        store.get_file(f"{prefix}x", target)
         assert target.read_bytes() == b"new"
-        assert stat.S_IMODE(target.stat().st_mode) == 0o640
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
     @pytest.mark.parametrize("size", [4, INLINE_MAX_BYTES + 1])
     def test_a_failure_leaves_the_old_file_and_no_other(

@@ -104,7 +104,8 @@ class FakeClient:
     def stats(self) -> dict[str, Any]:
         self._fail_if_told()
         tier = {"hits": 3, "misses": 1, "errors": 0, "bytes": 64_000_000, "entries": 2, "max_bytes": 2**26}
-        return {"memory": tier, "disk": tier, "origin": {"hits": 1}, "fills": 4, "uptime_s": 1.25, "rss_bytes": 2**20}
+        origin = {"hits": 1, "puts": 7, "bytes_read": 2**20}
+        return {"memory": tier, "disk": tier, "origin": origin, "fills": 4, "uptime_s": 1.25, "rss_bytes": 2**20}
 
     def _fail_if_told(self) -> None:
         if self.fails is not None:

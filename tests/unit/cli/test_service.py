@@ -69,6 +69,18 @@ def test_serve_refuses_a_faulty_configuration(run: Run, served: list[Loaded], tm
     assert not (tmp_path / "d").exists()
 
 
+def test_an_empty_data_directory_is_not_the_current_one(
+    run: Run, served: list[Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("serve", "--data-dir", "")
+    assert result.exit_code == 2
+    assert "'--data-dir': must not be empty" in result.stderr
+    assert served == []
+    assert run("serve", "--data-dir", ".").exit_code == 0
+    assert served[0].config.origin.path == tmp_path / "origin"
+
+
 def test_serve_says_where_it_cannot_run(run: Run, served: list[Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     result = run("serve")
@@ -83,6 +95,29 @@ def test_check_config(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = run("check-config", f"{tmp_path}/c.toml")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path}/c.toml: no faults\n")
     assert "S3_BUCKET has no effect" in result.stderr
+
+
+def test_check_config_says_what_of_the_file_is_not_used(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text("[memory]\nmax_bytes = '2MiB'\n")
+    monkeypatch.setenv("TIERED_STORE_MEMORY__MAX_BYTES", "4MiB")
+    result = run("check-config", f"{tmp_path}/c.toml")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"tiered-store: memory.max_bytes from {tmp_path}/c.toml is not used, "
+        "because TIERED_STORE_MEMORY__MAX_BYTES is set\n"
+    )
+
+
+def test_check_config_takes_a_number_that_nobody_can_read_for_a_fault(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text("")
+    monkeypatch.setenv("TIERED_STORE_MEMORY__MAX_BYTES", "9" * 5000)
+    result = run("check-config", f"{tmp_path}/c.toml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("TIERED_STORE_MEMORY__MAX_BYTES: memory.max_bytes: must be less than 8 EiB")
 
 
 def test_check_config_shows_the_faults(run: Run, tmp_path: Path) -> None:

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
 import tiered_store
 from tests.unit.cli.conftest import FakeClient, refusals
+from tiered_store.cli import session
 from tiered_store.cli.program import program
+from tiered_store.client.sync import Client
 from tiered_store.errors import StoreError
 
 Run = Callable[..., Result]
@@ -110,6 +114,38 @@ def test_a_configuration_that_cannot_be_read(
     assert result.exit_code == 2
     assert "$TIERED_STORE_CONFIG names" in result.stderr
     assert store.opened == []
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e10"])
+def test_a_timeout_that_the_client_refuses_is_wrong_usage(
+    run: Run, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr(session, "Client", Client)
+    result = run("--timeout", value, "ping")
+    assert result.exit_code == 2
+    assert "timeout_s must be above 0" in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["TIERED_STORE_SOCKET", "TIERED_STORE_SERVER__SOCKET"])
+def test_a_home_directory_is_written_out_as_by_the_daemon(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setattr(session, "Client", Client)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, "~/s.sock")
+    assert f"no daemon at {tmp_path}/s.sock (no such socket)" in run("ping").stderr
+    monkeypatch.delenv(variable)
+    assert f"no daemon at {tmp_path}/t.sock (no such socket)" in run("--socket", "~/t.sock", "ping").stderr
+
+
+def test_signals_are_afterwards_as_they_were(run: Run, store: Store) -> None:
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    during: list[Any] = []
+    store.ping = lambda _: during.extend(map(signal.getsignal, numbers)) or 0.1  # type: ignore[method-assign, func-returns-value, assignment]
+    assert run("ping").exit_code == 0
+    assert all(callable(handler) for handler in during)
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_every_command_is_there_and_explains_itself(run: Run) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 
 from click.testing import Result
 
 from tests.unit.cli.conftest import FakeClient
+from tiered_store.stats import OriginStats
 
 Run = Callable[..., Result]
 
@@ -14,8 +16,10 @@ def test_stats_for_people(run: Run) -> None:
     lines = run("stats").stdout.splitlines()
     assert lines[0].split() == ["hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes"]
     assert lines[1].split() == ["memory", "3", "1", "0", "2", "-", "64", "MB", "64", "MiB"]
-    assert lines[3].split() == ["origin", "1", "-", "-", "-", "-", "-", "-"]
-    assert [line.split() for line in lines[5:]] == [["fills", "4"], ["uptime_s", "1.2"], ["rss_bytes", "1", "MiB"]]
+    assert lines[4].split() == ["hits", "misses", "errors", "not_modified", "puts", "bytes_read", "bytes_written"]
+    assert lines[5].split() == ["origin", "1", "-", "-", "-", "7", "1", "MiB", "-"]
+    assert [lines[3], lines[6]] == ["", ""]
+    assert [line.split() for line in lines[7:]] == [["fills", "4"], ["uptime_s", "1.2"], ["rss_bytes", "1", "MiB"]]
 
 
 def test_stats_for_scripts(run: Run) -> None:
@@ -25,3 +29,8 @@ def test_stats_for_scripts(run: Run) -> None:
 def test_ping(run: Run, store: type[FakeClient]) -> None:
     assert run("ping").stdout == "/default.sock answers in 0.12 ms\n"
     assert json.loads(run("ping", "--json").stdout) == {"socket": "/default.sock", "round_trip_us": 123.0}
+
+
+def test_every_number_of_the_origin_is_shown(run: Run) -> None:
+    shown = set(run("stats").stdout.splitlines()[4].split())
+    assert shown == {field.name for field in fields(OriginStats)}

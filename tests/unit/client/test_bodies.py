@@ -16,17 +16,11 @@ import pytest
 
 from tests.support.origins import memfd_body, open_descriptors, pattern
 from tests.support.wire import as_received, info
-from tiered_store.client.bodies import (
-    FileTarget,
-    PieceTarget,
-    View,
-    bytes_of,
-    upload_of_bytes,
-    uploads_of_source,
-)
+from tiered_store.client.bodies import View, bytes_of, upload_of_bytes, uploads_of_source
+from tiered_store.client.callers import CallersErrors
 from tiered_store.client.operations import Received, Upload
 from tiered_store.errors import DaemonUnavailable, ProtocolError
-from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody
+from tiered_store.objects import INLINE_MAX_BYTES, FileBody
 
 LARGE = INLINE_MAX_BYTES + 1
 
@@ -130,9 +124,9 @@ class TestUploadsOfSource:
             make()
 
     def test_what_is_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(IsADirectoryError), CallersErrors():
             uploads_of_source(tmp_path)()
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError), CallersErrors():
             uploads_of_source(tmp_path / "none")()
 
 
@@ -191,139 +185,6 @@ class TestView:
         assert open_descriptors() == before
 
 
-class TestFileTarget:
-    def target(self, tmp_path: Path, **options: Any) -> FileTarget:
-        return FileTarget(tmp_path / "out", **options)
-
-    def test_is_not_there_before_it_is_whole(self, tmp_path: Path) -> None:
-        (tmp_path / "out").write_bytes(b"old")
-        target = self.target(tmp_path)
-        write = target.sink(info("a", 6))
-        write(b"abc")
-        assert (tmp_path / "out").read_bytes() == b"old"
-        write(b"def")
-        target.take(as_received(info("a", 6), b"", None))
-        target.commit()
-        target.abandon()
-        assert (tmp_path / "out").read_bytes() == b"abcdef"
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-    def test_abandoned(self, tmp_path: Path) -> None:
-        (tmp_path / "out").write_bytes(b"old")
-        target = self.target(tmp_path)
-        target.sink(info("a", 6))(b"abc")
-        target.abandon()
-        target.abandon()
-        assert (tmp_path / "out").read_bytes() == b"old"
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-    def test_a_name_that_cannot_be_replaced(self, tmp_path: Path) -> None:
-        (tmp_path / "out").mkdir()
-        target = self.target(tmp_path)
-        target.take(as_received(info("a", 3), b"abc", None))
-        with pytest.raises(IsADirectoryError):
-            target.commit()
-        target.abandon()
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-    def test_removed_by_somebody_else(self, tmp_path: Path) -> None:
-        before = open_descriptors()
-        target = self.target(tmp_path)
-        (left,) = tmp_path.iterdir()
-        left.unlink()
-        target.abandon()
-        assert list(tmp_path.iterdir()) == []
-        assert open_descriptors() == before
-
-    @pytest.mark.parametrize("size", [0, 1, LARGE])
-    def test_inline_and_by_file(self, tmp_path: Path, size: int) -> None:
-        data = pattern(size)
-        for received in (as_received(info("a", size), data, None), by_file(data), by_file(data, offset=4096)):
-            moved: list[tuple[int, int | None]] = []
-            target = self.target(tmp_path, progress=lambda *seen, moved=moved: moved.append(seen))
-            target.take(received)
-            target.commit()
-            assert (tmp_path / "out").read_bytes() == data
-            assert size == 0 or moved[-1] == (size, size)
-
-    @pytest.mark.parametrize("second", ["stream", "inline", "file", "empty"])
-    def test_a_second_attempt_starts_anew(self, tmp_path: Path, second: str) -> None:
-        """The first broke off in the middle of a stream; the object may be another one by now."""
-        target = self.target(tmp_path)
-        target.sink(info("a", 1000))(b"x" * 500)
-        data = b"" if second == "empty" else b"new"
-        if second == "stream":
-            target.sink(info("a", 3))(data)
-            target.take(as_received(info("a", 3), b"", None))
-        else:
-            target.take(by_file(data) if second == "file" else as_received(info("a", len(data)), data, None))
-        target.commit()
-        assert (tmp_path / "out").read_bytes() == data
-
-    def test_a_stream_that_was_short(self, tmp_path: Path) -> None:
-        target = self.target(tmp_path)
-        target.sink(info("a", 1000))(b"x" * 500)
-        with pytest.raises(ProtocolError, match="500 bytes of an object of 1000"):
-            target.take(as_received(info("a", 1000), b"", None))
-        target.abandon()
-
-    def test_a_file_that_is_short(self, tmp_path: Path) -> None:
-        target = self.target(tmp_path)
-        with pytest.raises(ProtocolError, match="shorter"):
-            target.take(by_file(b"abc", size=5))
-        target.abandon()
-
-    def test_across_file_systems(self, tmp_path: Path) -> None:
-        """From the disk's file system into another: where the kernel copies for nobody, memory does."""
-        source = tmp_path / "source"
-        source.write_bytes(b"\xee" * 4096 + pattern(3_000_000))
-        body = FileBody(Descriptor(os.open(source, os.O_RDONLY)), 4096, 3_000_000, is_memory=False)
-        target = FileTarget("/dev/shm/tiered-store-test-out")
-        try:
-            target.take(as_received(info("a", 3_000_000), b"", body))
-            target.commit()
-            assert Path("/dev/shm/tiered-store-test-out").read_bytes() == pattern(3_000_000)
-        finally:
-            target.abandon()
-            Path("/dev/shm/tiered-store-test-out").unlink(missing_ok=True)
-
-
-class TestPieceTarget:
-    def test_a_stream(self) -> None:
-        taken: list[bytes] = []
-        moved: list[tuple[int, int | None]] = []
-        target = PieceTarget(taken.append, lambda *seen: moved.append(seen))
-        write = target.sink(info("a", 6))
-        write(b"abc")
-        write(b"def")
-        target.take(as_received(info("a", 6), b"", None))
-        assert taken == [b"abc", b"def"]
-        assert moved == [(3, 6), (6, 6)]
-
-    @pytest.mark.parametrize("size", [0, 1, LARGE, 2_500_000])
-    def test_inline_and_by_file(self, size: int) -> None:
-        data = pattern(size)
-        for received in (as_received(info("a", size), data, None), by_file(data, offset=100)):
-            taken: list[bytes] = []
-            PieceTarget(taken.append).take(received)
-            assert b"".join(taken) == data
-
-    @pytest.mark.parametrize("received", [as_received(info("a", 3), b"abc", None), by_file(b"abc")])
-    def test_what_was_given_cannot_be_taken_back(self, received: Received) -> None:
-        target = PieceTarget(lambda _: None)
-        target.sink(info("a", 1000))(b"x")
-        with pytest.raises(DaemonUnavailable, match="after 1 bytes"):
-            target.sink(info("a", 1000))
-        with pytest.raises(DaemonUnavailable, match="after 1 bytes"):
-            target.take(received)
-
-    def test_an_empty_object_behind_a_piece_of_another(self) -> None:
-        target = PieceTarget(lambda _: None)
-        target.sink(info("a", 1000))(b"x")
-        with pytest.raises(ProtocolError, match="1 bytes of an object of 0"):
-            target.take(as_received(info("a", 0), b"", None))
-
-
 class TestFileObjects:
     def path(self, tmp_path: Path) -> Path:
         path = tmp_path / "object"
@@ -353,3 +214,32 @@ class TestFileObjects:
             assert upload.read is not None
             upload.read(10)
         assert seen == [10]
+
+
+class TestRead:
+    """What a file object's ``read`` may give."""
+
+    def reading(self, *pieces: Any) -> Any:
+        """The reading of an object that gives these, one after the other."""
+        left = list(pieces)
+
+        class Source:
+            def read(self, size: int) -> Any:
+                return left.pop(0)
+
+        source: Any = Source()
+        upload = uploads_of_source(source)()
+        assert upload.read is not None
+        return upload.read
+
+    def test_pieces_of_any_binary_kind(self) -> None:
+        read = self.reading(b"ab", bytearray(b"cd"), memoryview(b"ef"), b"")
+        assert [read(9) for _ in range(4)] == [b"ab", b"cd", b"ef", b""]
+
+    def test_nothing_yet_is_not_the_end(self) -> None:
+        with pytest.raises(BlockingIOError, match="non-blocking and has no bytes now"), CallersErrors():
+            self.reading(None)(9)
+
+    def test_text_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="must be binary: its read\\(\\) gives str"), CallersErrors():
+            self.reading("ab")(9)

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,12 @@ class TestConnecting:
             sock.bind(str(tmp_path / "s"))
             with pytest.raises(DaemonUnavailable, match="nobody listens"):
                 Link(str(tmp_path / "s"), 1.0)
+
+    @pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "directory"])
+    def test_what_is_no_socket(self, tmp_path: Path, make: Any) -> None:
+        make(tmp_path / "s")
+        with pytest.raises(DaemonUnavailable, match=r"\(that is no socket\)"):
+            Link(str(tmp_path / "s"), 1.0)
 
     def test_refused_with_a_reason(self) -> None:
         """Before HELLO was read, as a full daemon does; the reason is heard all the same."""

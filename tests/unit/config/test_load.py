@@ -124,6 +124,10 @@ def test_a_configuration_is_immutable(tmp_path: Path) -> None:
             "policies[2].prefix: 'a' has a rule already, number 1",
         ),
         ("[[policies]]\nprefix = 'sha256:'", "policies[1].prefix: artifacts are immutable by definition"),
+        ("[server]\ngroup = 4294967295", "server.group: must be a text in quotes"),
+        ("[server]\ngroup = '4294967295'", "server.group: a group's number is at most 4294967294, not 4294967295"),
+        ('[server]\ngroup = "\\u0000"', "server.group: there is no group '\\x00'"),
+        ("[origin]\nbackend = ['s3']", "origin.backend: must be 'local' or 'memory', not ['s3']"),
         ("[server]\ngroup = 'no-such-group-here'", "server.group: there is no group 'no-such-group-here'"),
         ("[memory]\nmax_bytes = '900TiB'", "memory.max_bytes: 900 TiB is more memory than this machine has"),
         ("[fills]\nbuffer_bytes = '900TiB'", "fills.buffer_bytes: 900 TiB is more memory than this machine has"),
@@ -163,6 +167,50 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_faulty_rule_shows_all_its_faults(tmp_path: Path) -> None:
+    text = """
+    [[policies]]
+    prefix = "/x"
+    ttl_s = "x"
+    tll_s = 1
+    [[policies]]
+    ttl_s = -1
+    [[policies]]
+    prefix = ""
+    immutable = true
+    stale_while_revalidate_s = 1
+    negative_ttl_s = "soon"
+    [[policies]]
+    prefix = ""
+    """
+    assert [fault.partition(":")[0] for fault in faults(tmp_path, text)] == [
+        "policies[1].ttl_s",
+        "policies[1].tll_s",
+        "policies[2].prefix",
+        "policies[2].ttl_s",
+        "policies[3].negative_ttl_s",
+        "policies[1].prefix",
+        "policies[3].stale_while_revalidate_s",
+        "policies[4].prefix",  # the double of the third; the second, which has none, is nobody's
+    ]
+
+
+def test_a_faulty_socket_does_not_hide_a_faulty_group(tmp_path: Path) -> None:
+    found = faults(tmp_path, f"[server]\nsocket = '/{'x' * 107}'\ngroup = 'no-such-group-here'")
+    assert [fault.partition(":")[0] for fault in found] == ["server.socket", "server.group"]
+
+
+def test_what_a_stronger_source_replaces_is_said(tmp_path: Path) -> None:
+    text = f'[server]\nsocket = "{tmp_path}/file.sock"\n[memory]\nmax_bytes = "2MiB"\n[log]\nlevel = "debug"'
+    environment = {"TIERED_STORE_SOCKET": f"{tmp_path}/env.sock", "TIERED_STORE_MEMORY__MAX_BYTES": "4MiB"}
+    flags = Flags(socket=tmp_path / "flag.sock", data_dir=tmp_path / "d")
+    assert set(read(tmp_path, text, environment, flags).notices) == {
+        f"server.socket from {tmp_path}/c.toml is not used, because TIERED_STORE_SOCKET is set",
+        f"memory.max_bytes from {tmp_path}/c.toml is not used, because TIERED_STORE_MEMORY__MAX_BYTES is set",
+        "server.socket from TIERED_STORE_SOCKET is not used, because --socket is set",
+    }
+
+
 def test_a_fault_names_the_variable_that_it_came_from(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, environment={"TIERED_STORE_LOG__SLOW_REQUEST_S": "soon"})
     assert found == "TIERED_STORE_LOG__SLOW_REQUEST_S: log.slow_request_s: must be a number, not 'soon'"
@@ -194,8 +242,24 @@ def test_a_socket_that_exists_is_left_to_the_daemon(tmp_path: Path) -> None:
     assert read(tmp_path, f"[server]\nsocket = '{tmp_path}/s.sock'").config.server.socket.name == "s.sock"
 
 
-def test_a_numeric_group_needs_no_entry(tmp_path: Path) -> None:
+def test_a_numeric_group_needs_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getegid", lambda: 54321)
     assert read(tmp_path, "[server]\ngroup = '54321'").config.server.group == "54321"
+
+
+def test_a_group_that_this_user_cannot_give_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"[server]\nsocket = '{tmp_path}/new/s.sock'\ngroup = '54321'\n[disk]\nenabled = false"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getegid", lambda: 1000)
+    monkeypatch.setattr(os, "getgroups", lambda: [4, 1000])
+    (found,) = faults(tmp_path, text)
+    assert found.startswith("server.group: the socket cannot be given to '54321': uid 1000 is neither root nor")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "getgroups", lambda: [4, 54321])
+    assert read(tmp_path, text).config.server.group == "54321"
+    monkeypatch.setattr(os, "getgroups", list)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert read(tmp_path, text).config.server.group == "54321"
 
 
 @pytest.mark.parametrize("setting", ["origin", "disk"])

@@ -44,6 +44,16 @@ def test_a_negative_size_is_refused() -> None:
         parse_size(-1)
 
 
+@pytest.mark.parametrize("written", [2**63, 10**400, str(2**63), "9" * 5000, "9" * 400 + ".5MB", "8388608 TiB"])
+def test_more_than_can_be_counted_is_refused(written: int | str) -> None:
+    with pytest.raises(ValueError, match="must be less than 8 EiB"):
+        parse_size(written)
+
+
+def test_the_largest_size() -> None:
+    assert parse_size(2**63 - 1) == parse_size(str(2**63 - 1)) == 2**63 - 1
+
+
 @given(st.integers(min_value=0, max_value=2**60))
 def test_whole_sizes_are_exact(size: int) -> None:
     assert parse_size(f"{size} B") == size

@@ -35,6 +35,8 @@ def test_a_file_is_flattened(tmp_path: Path) -> None:
         ("[s3]\nbucket = 'x'", "s3", "is not supported by this version; remove it"),
         ("server = 5", "server", "is a table; write it as [server]"),
         ("[server\n", "", "is not TOML: "),
+        (f"[memory]\nmax_bytes = {'9' * 5000}", "", "is not TOML: "),
+        (f"[server]\nallow_uids = {'[' * 5000}", "", "is not TOML: "),
     ],
 )
 def test_faults_of_a_file(tmp_path: Path, text: str, setting: str, message: str) -> None:
@@ -93,6 +95,13 @@ def test_the_environment(variable: str, text: str, setting: str, value: object) 
     assert layer.faults == []
     assert layer.notices == []
     assert layer.values == {setting: Raw(value, variable)}
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 5000])
+def test_a_variable_that_no_parser_takes_is_a_text(text: str) -> None:
+    """Which is then judged as the setting's value, in place of ending the program."""
+    layer = from_environment({"TIERED_STORE_MEMORY__MAX_BYTES": text})
+    assert layer.values == {"memory.max_bytes": Raw(text, "TIERED_STORE_MEMORY__MAX_BYTES")}
 
 
 def test_an_empty_variable_is_not_set() -> None:

@@ -23,7 +23,7 @@ from tiered_store.errors import (
     StoreError,
 )
 from tiered_store.objects import ObjectInfo
-from tiered_store.origins.base import CHUNK_BYTES, PutHeaders
+from tiered_store.origins.base import CHUNK_BYTES, LISTING_METADATA_BYTES, PutHeaders
 from tiered_store.origins.localfiles import LocalFiles, OpenFile, read_chunk
 from tiered_store.origins.transfer import copy_range
 from tiered_store.protocol.messages import decode_info, encode_info
@@ -616,6 +616,14 @@ class TestCrashes:
 
 
 class TestListing:
+    def test_a_page_ends_where_the_metadata_gets_long(self, files: LocalFiles) -> None:
+        for number in range(100):
+            files.put(f"n/{number:02}", b"", PutHeaders(None, {"m": "v" * 16_000}))
+        first = files.list("n/", "", 1000)
+        rest = files.list("n/", first.items[-1].key, 1000)
+        assert (len(first.items), first.more, rest.more) == (LISTING_METADATA_BYTES // 16_001 + 1, True, False)
+        assert len(first.items) + len(rest.items) == 100
+
     def test_a_file_that_vanishes_in_a_page_is_left_out(
         self, files: LocalFiles, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,6 +12,7 @@ from tests.support.origins import descriptors_now, open_descriptors
 from tiered_store.errors import InvalidKey
 from tiered_store.origins.localpath import (
     FOR_LISTING,
+    NewDirectories,
     directory,
     make_directories,
     open_directory,
@@ -153,6 +154,23 @@ def test_another_writer_makes_the_same_directory(root: int, monkeypatch: pytest.
     fd, found = make_directories(root, ["a", "b"])
     os.close(fd)
     assert found == 0
+
+
+def test_a_directory_that_another_put_makes_is_new_for_both(root: int) -> None:
+    """Until the one that made it has synced its parent, whoever finds it has to."""
+    directories = NewDirectories()
+    with directories.make(root, ["a"]):
+        pass
+    with directories.make(root, ["a", "b", "c"]) as (_, first):
+        assert first == 1
+        with directories.make(root, ["a", "b", "d"]) as (_, other):
+            assert other == 1
+        with directories.make(root, ["a", "b"]) as (_, other):
+            assert other == 1
+        with directories.make(root, ["a"]) as (_, other):
+            assert other == 1  # nothing to sync: its own entry is durable
+    with directories.make(root, ["a", "b", "c"]) as (_, first):
+        assert first == 3
 
 
 def test_sync_reaches_the_parents_of_what_was_made(base: Path, root: int, monkeypatch: pytest.MonkeyPatch) -> None:

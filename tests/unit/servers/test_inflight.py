@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.support.doors import eventually, served
@@ -11,10 +13,14 @@ from tiered_store.errors import (
     DeadlineExceeded,
 )
 from tiered_store.protocol.frames import (
+    Frame,
     Opcode,
     encode_frame,
 )
-from tiered_store.servers.limits import NativeLimits
+from tiered_store.protocol.messages import PutRequest, encode_list_request, encode_put
+from tiered_store.servers.inflight import InFlight
+from tiered_store.servers.limits import NativeLimits, RequestBytes
+from tiered_store.servers.sockets import PeerCredentials
 
 
 async def test_one_more_is_refused() -> None:
@@ -137,3 +143,83 @@ async def test_a_peer_that_goes_takes_its_requests_along() -> None:
         await gate.reached.wait()
         peer.sock.close()
         await eventually(lambda: peer.connection.channel.is_closed and not peer.connection.in_flight)
+
+
+def put_frame(number: int, size: int) -> bytes:
+    return encode_put(number, PutRequest(b"a/%d" % number, size, None, {}), body=bytes(size))
+
+
+async def test_large_ones_wait_in_the_socket() -> None:
+    """Not refused: what they take is known before they are worked on, and the others end by themselves."""
+    async with served(NativeLimits(max_request_bytes=100_000)) as it:
+        gate = it.rig.origin.hold("put")
+        peer = await it.connect()
+        await peer.send(b"".join(put_frame(number, 60_000) for number in (1, 2, 3)) + ping(4))
+        await eventually(lambda: len(peer.connection._backlog) == 2)
+        assert it.rig.origin.calls["put"] == 2
+        gate.open()
+        answers = [await peer.receive() for _ in range(4)]
+        assert {frame.request_id for frame in answers} == {1, 2, 3, 4}
+        assert it.door.request_bytes.used == 0
+
+
+async def test_the_bound_of_all_connections_together() -> None:
+    """A connection without such a request may have one even then, so that nobody is locked out."""
+    async with served(NativeLimits(max_total_request_bytes=100_000)) as it:
+        gate = it.rig.origin.hold("put")
+        greedy, other = await it.connect(), await it.connect()
+        await greedy.send(b"".join(put_frame(number, 60_000) for number in (1, 2, 3)))
+        await eventually(lambda: len(greedy.connection._backlog) == 1)
+        await other.send(put_frame(4, 60_000) + put_frame(5, 60_000))
+        await eventually(lambda: len(other.connection._backlog) == 1)
+        assert it.rig.origin.calls["put"] == 3
+        gate.open()
+        assert {(await greedy.receive()).request_id for _ in range(3)} == {1, 2, 3}
+        assert {(await other.receive()).request_id for _ in range(2)} == {4, 5}
+
+
+async def test_few_listings_at_once() -> None:
+    """Each may be put together in memory; the others wait without having asked the origin."""
+    async with served() as it:
+        gate = it.rig.origin.hold("list")
+        peer = await it.connect()
+        await peer.send(b"".join(encode_list_request(number, b"", b"", 1000) for number in range(1, 41)))
+        await gate.reached.wait()
+        await eventually(lambda: len(peer.connection.in_flight) == 40)
+        assert await peer.is_well()
+        assert 1 <= it.rig.origin.calls["list"] <= 8
+        gate.open()
+        assert {(await peer.receive()).request_id for _ in range(40)} == set(range(1, 41))
+
+
+async def test_an_id_that_is_used_again_at_once_has_its_own_deadline() -> None:
+    """The task of the cancelled one has ended, and nobody has been told so yet."""
+    loop = asyncio.get_running_loop()
+    errors: asyncio.Queue[tuple[int, Exception]] = asyncio.Queue()
+    in_flight = InFlight(
+        PeerCredentials(0, 0, 0),
+        NativeLimits(),
+        RequestBytes(),
+        fail=lambda number, error: errors.put_nowait((number, error)),
+        ended=lambda: None,
+    )
+
+    async def for_ever() -> None:
+        await loop.create_future()
+
+    async def until_cancelled() -> None:
+        try:
+            await for_ever()
+        finally:
+            loop.call_soon(again)
+
+    def again() -> None:
+        assert len(in_flight) == 1
+        in_flight.start(Frame(Opcode.STAT, 0, 0, 5, 1, b""), for_ever, at_once=False, weight=7)
+
+    in_flight.start(Frame(Opcode.STAT, 0, 0, 5, 0, b""), until_cancelled, at_once=True, weight=0)
+    in_flight.cancel(5)
+    number, error = await errors.get()
+    assert (number, type(error)) == (5, DeadlineExceeded)
+    assert not in_flight
+    assert not in_flight.is_held_up

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from tests.support.faults import FaultyOrigin
 from tests.support.store import NOTHING_SAID
 from tiered_store.key import Key, key_of_name, name_of_key
+from tiered_store.objects import metadata_bytes
+from tiered_store.origins.base import PutHeaders
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.stats import OriginStats
 from tiered_store.store.listing import list_keys
@@ -108,3 +110,20 @@ async def test_more_is_exact(limit: int) -> None:
     upstream = await origin_of(KEYS[:7], JUNK)
     page = await list_keys(upstream, "", after="", limit=limit)
     assert page.more == (limit < 7)
+
+
+async def test_a_page_ends_where_the_metadata_gets_long() -> None:
+    """A thousand objects may have 16 MiB of it; and ``more`` stays exact."""
+    origin = MemoryOrigin()
+    names = [f"n/{number:04}" for number in range(300)]
+    for name in names:
+        await origin.put(name, b"", PutHeaders(None, {"m": "v" * 16_000}))
+    upstream = Upstream(origin, OriginStats())
+    found: list[str] = []
+    more = True
+    while more:
+        page = await list_keys(upstream, "n/", after=found[-1] if found else "", limit=1000)
+        assert sum(metadata_bytes(info.content_type, info.metadata) for info in page.items) < 1_100_000
+        more = page.more
+        found += [info.key for info in page.items]
+    assert found == names

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.support.faults import FaultyOrigin
 from tests.support.store import NOTHING_SAID, store_rig
-from tiered_store.errors import NotFound, OriginUnavailable, StoreError
+from tiered_store.errors import (
+    InvalidKey,
+    KeyConflict,
+    NotFound,
+    OriginUnavailable,
+    QuotaExceeded,
+    StoreError,
+    TooLarge,
+)
 from tiered_store.key import parse_key
 from tiered_store.objects import ObjectInfo
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.stats import OriginStats
+from tiered_store.store.outages import Outages
 from tiered_store.store.upstream import Upstream, UpstreamRead
 
 ARTIFACT = parse_key("sha256:" + "ab" * 32)
@@ -69,7 +80,7 @@ class Dribble:
 
 async def test_small_pieces_of_any_iterator_are_taken() -> None:
     dribble = Dribble(b"hello")
-    read = UpstreamRead(parse_key("k"), dribble, OriginStats())
+    read = UpstreamRead(parse_key("k"), dribble, OriginStats(), Outages().reads)
     assert [await read.next() for _ in range(4)] == [b"he", b"ll", b"o", b""]
     await read.close()
     assert dribble.closed == 1
@@ -125,3 +136,75 @@ async def test_an_error_of_two_names_is_about_the_one_it_says() -> None:
     with pytest.raises(StoreError) as nameless:
         await asked.upstream.list("", after="", limit=1)
     assert nameless.value.key is None
+
+
+@pytest.mark.parametrize("mistake", [InvalidKey, KeyConflict, TooLarge])
+async def test_what_the_caller_did_wrong_is_no_error_of_the_origin(
+    mistake: type[StoreError], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Asked()
+    asked.origin.fail("put", lambda: mistake("no", key="k"))
+    with pytest.raises(mistake):
+        await asked.upstream.put(parse_key("k"), b"", NOTHING_SAID)
+    assert asked.stats == OriginStats()
+    assert caplog.records == []
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    lines = [(record.getMessage(), str(vars(record)["requests"])) for record in caplog.records]
+    caplog.clear()
+    return lines
+
+
+async def test_an_origin_that_fails_and_answers_again_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    asked, key = Asked(), parse_key("k")
+    for operation in ("stat", "open", "list"):
+        asked.origin.fail(operation, lambda: OriginUnavailable("down"))
+    with pytest.raises(OriginUnavailable):
+        await asked.upstream.open(key)
+    with pytest.raises(OriginUnavailable):
+        await asked.upstream.stat(key)
+    with pytest.raises(OriginUnavailable):
+        await asked.upstream.list("", after="", limit=1)
+    assert told(caplog) == [("the origin fails", "reads")]
+    await asked.upstream.put(key, b"x", NOTHING_SAID)
+    assert told(caplog) == []
+    asked.origin.heal()
+    with pytest.raises(NotFound):
+        await asked.upstream.stat(parse_key("none"))
+    assert told(caplog) == [("the origin answers again", "reads")]
+
+
+async def test_an_origin_that_refuses_writes_alone_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    asked, key = Asked(), parse_key("k")
+    await asked.upstream.put(key, b"x", NOTHING_SAID)
+    for operation in ("put", "copy", "delete"):
+        asked.origin.fail(operation, lambda: QuotaExceeded("full"))
+    with pytest.raises(QuotaExceeded):
+        await asked.upstream.put(key, b"x", NOTHING_SAID)
+    with pytest.raises(QuotaExceeded):
+        await asked.upstream.copy(key, parse_key("l"))
+    with pytest.raises(QuotaExceeded):
+        await asked.upstream.delete([key])
+    await asked.upstream.stat(key)
+    assert told(caplog) == [("the origin fails", "writes")]
+    asked.origin.heal()
+    await asked.upstream.delete([key])
+    assert told(caplog) == [("the origin answers again", "writes")]
+    assert asked.stats.errors == 3
+
+
+async def test_a_read_that_breaks_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    asked, key = Asked(), parse_key("k")
+    await asked.upstream.put(key, b"x", NOTHING_SAID)
+    asked.origin.fail("chunk:0", lambda: OriginUnavailable("I/O error"))
+    read = await asked.upstream.open(key)
+    assert read is not None
+    with pytest.raises(OriginUnavailable):
+        await read.next()
+    await read.close()
+    assert vars(caplog.records[0])["operation"] == "read"
+    assert told(caplog) == [("the origin fails", "reads")]

@@ -446,3 +446,22 @@ async def test_an_object_that_is_too_large_for_memory_replaces_the_old_one_there
         assert await rig.get("sessions/a") == data
         await rig.store.put(K, Staged.of_bytes(b"small again", hashed=False), NOTHING_SAID)
         assert await rig.get("sessions/a") == b"small again"
+
+
+async def test_writes_whose_callers_have_gone_are_bounded() -> None:
+    """They go on, so they keep their places: a peer that puts and cancels must not fill the memory with them."""
+    async with store_rig(limits=StoreLimits(max_writes=2)) as rig:
+        gate = rig.origin.hold("put")
+        puts = [asyncio.create_task(rig.put(f"sessions/{number}", b"x")) for number in range(6)]
+        await settle()
+        for put in puts:
+            put.cancel()
+        await asyncio.gather(*puts, return_exceptions=True)
+        late = asyncio.create_task(rig.put("sessions/5", b"late"))
+        await settle()
+        assert rig.origin.calls["put"] == 2
+        gate.open()
+        await late
+        assert rig.origin.calls["put"] == 3
+        assert [info.key for info in (await rig.store.list("sessions/")).items] == [f"sessions/{n}" for n in (0, 1, 5)]
+        assert await rig.get("sessions/5") == b"late"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiered_store.tiers.directory import INDEX_NAME, CacheDirectory, Marks
+from tiered_store.tiers.directory import INDEX_NAME, CacheDirectory, Marks, forget_marks
 from tiered_store.tiers.faults import TierFault
 from tiered_store.tiers.rawdisk import is_object_name
 
@@ -36,6 +36,47 @@ def test_marks_that_cannot_be_read_are_none(directory, text):
     (directory.path / "clean").write_text(text)
     assert directory.take_marks() is None
     assert not (directory.path / "clean").exists()
+
+
+def test_what_is_no_plain_file_is_no_mark(directory, tmp_path):
+    """A pipe must not be waited for, nor a link be followed, whoever left them there."""
+    (tmp_path / "precious").write_text("precious")
+    mark = directory.path / "clean"
+    os.mkfifo(mark)
+    assert directory.take_marks() is None
+    assert not mark.exists()
+    mark.symlink_to(tmp_path / "precious")
+    assert directory.take_marks() is None
+    assert not mark.is_symlink()
+    (directory.path / "clean.new").symlink_to(tmp_path / "precious")
+    directory.leave_marks(MARKS)
+    assert directory.take_marks() == MARKS
+    (directory.path / "rebuild").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        directory.abandon_index()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_run_that_does_not_use_the_directory_removes_the_mark(directory):
+    directory.leave_marks(MARKS)
+    directory.release()
+    assert forget_marks(directory.path) is True
+    assert forget_marks(directory.path) is False
+    directory.claim()
+    assert directory.take_marks() is None
+
+
+def test_a_directory_that_is_not_there_has_no_mark(tmp_path):
+    (tmp_path / "file").touch()
+    assert forget_marks(tmp_path / "none") is False
+    assert forget_marks(tmp_path / "file") is False
+
+
+@pytest.mark.parametrize("text", ["", "my own notes", '{"epoch": "x"}'])
+def test_a_file_of_somebody_else_is_left_alone(tmp_path, text):
+    (tmp_path / "clean").write_text(text)
+    assert forget_marks(tmp_path) is False
+    assert (tmp_path / "clean").read_text() == text
 
 
 def test_runs_are_counted_across_restarts(directory):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from benchmarks.daemon import Daemon
 from benchmarks.data import KIB, MIB, keys, payload, size_text
+from benchmarks.echo import PYTHON_ECHO, echo_seconds
 from benchmarks.field import Field, Placement, Turn, Values, timed
 from benchmarks.peers import HTTP, MEMCACHE, REDIS
 from benchmarks.ping import C_PING_PONG
@@ -39,6 +40,7 @@ def get_small(field: Field) -> list[Row]:
     )
     ping = field.ping
     turns[C_PING_PONG] = (lambda: ping.seconds(KIB, count)) if ping else None
+    turns[PYTHON_ECHO] = lambda: echo_seconds(KIB, count)
     with _verified(field, {key: payload(KIB)}):
         rows = field.compare("get 1 KiB, memory hit", turns, decides=Placement.ONE_CPU, targets=targets)
         return rows + _from_disk(field, "get 1 KiB", lambda daemon: timed(lambda: daemon.client.get(key), count))

@@ -149,10 +149,21 @@ class Channel:
         if self.is_closed or self._is_ending:
             return
         if not self._queue:
-            if not (self._corked or self._gather) and descriptor is None:
-                data = self._send_now(data)
-                if not data:
+            if not (self._corked or self._gather):  # the usual case, without the queue: the kernel takes all
+                try:
+                    if descriptor is None:
+                        sent = self._sock.send(data)
+                    else:
+                        sent = self._send_descriptor(data, descriptor, on_refused)
+                except (BlockingIOError, InterruptedError):
+                    pass
+                except OSError as error:
+                    self._write_failed(error)
                     return
+                else:
+                    if sent == len(data):
+                        return
+                    data, descriptor, on_refused = memoryview(data)[sent:], None, None
             self.stalled_since = self._loop.time()
         self._queue.append((data, descriptor, on_refused))
         self._buffered += len(data)
@@ -164,17 +175,6 @@ class Channel:
             self._loop.call_soon(self.uncork)
         else:
             self._flush()
-
-    def _send_now(self, data: bytes | memoryview) -> bytes | memoryview:
-        """The usual case, without a queue: the kernel takes all. Gives what it did not take."""
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return data
-        except OSError as error:
-            self._write_failed(error)
-            return b""
-        return b"" if sent == len(data) else memoryview(data)[sent:]
 
     def _write_failed(self, error: OSError) -> None:
         """Close, but first hear what the peer said last: whoever refuses a connection says why, and closes it."""
@@ -262,14 +262,7 @@ class Channel:
         """One system call for the head of the queue: a descriptor with its bytes, or many buffers."""
         data, descriptor, on_refused = self._queue[0]
         if descriptor is not None:
-            try:
-                sent = self._sock.sendmsg([data], rights_of(descriptor))
-            except OSError as error:
-                if error.errno != errno.ETOOMANYREFS or on_refused is None:
-                    raise
-                self._loop.call_soon(on_refused)  # not from here: what it sends would flush this very queue
-                sent = len(data)
-            # The kernel has its own reference now; a rest of the bytes goes without.
+            sent = self._send_descriptor(data, descriptor, on_refused)
             self._queue[0] = (data, None, None)
             self._waiting_descriptors -= 1
             return sent
@@ -281,6 +274,18 @@ class Channel:
             buffers.append(data)
             total += len(data)
         return self._sock.send(b"".join(buffers)) if total <= _JOIN_MAX_BYTES else self._sock.sendmsg(buffers)
+
+    def _send_descriptor(
+        self, data: bytes | memoryview, descriptor: Descriptor, on_refused: Callable[[], None] | None
+    ) -> int:
+        """Send a descriptor with its bytes. The kernel has its own reference then; a rest of the bytes goes without."""
+        try:
+            return self._sock.sendmsg([data], rights_of(descriptor))
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or on_refused is None:
+                raise
+            self._loop.call_soon(on_refused)  # not from here: what it sends would go out before what waits
+            return len(data)
 
     def _consume(self, sent: int) -> None:
         """Take ``sent`` bytes off the queue."""

@@ -32,9 +32,10 @@ def key_batches(keys: Iterable[str]) -> Iterator[list[str]]:
     if isinstance(keys, str | bytes):
         raise TypeError(f"keys must be several: [{keys!r:.80}] for one")
     rest = list(keys)
-    for key in rest:
-        if not isinstance(key, str):
-            raise no_key(key)
+    if set(map(type, rest)) != {str}:  # one look at all, then a closer one
+        for key in rest:
+            if not isinstance(key, str):
+                raise no_key(key)
     while rest:
         count = MAX_BATCH_KEYS
         # A character takes at most four bytes. Keys are short as a rule, so that one look is enough.

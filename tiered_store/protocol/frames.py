@@ -27,6 +27,7 @@ __all__ = [
     "FrameReader",
     "Opcode",
     "encode_frame",
+    "encode_header",
 ]
 
 #: payload length, opcode, flags, head length, request id, extra (meaning by opcode); little-endian.
@@ -128,18 +129,26 @@ class Frame(NamedTuple):
         return f"<{name} #{self.request_id} flags={self.flags:#x} extra={self.extra} {len(self.payload)} bytes>"
 
 
-def encode_frame(
-    opcode: int, request_id: int, *, head: bytes = b"", body: bytes = b"", flags: int = 0, extra: int = 0
+def encode_header(
+    opcode: int, request_id: int, head_bytes: int, body_bytes: int, *, flags: int = 0, extra: int = 0
 ) -> bytes:
-    """One frame as bytes.
+    """What stands before head and body of a frame.
 
     Raises:
         TooLarge: if the payload is over ``MAX_FRAME_BYTES``.
     """
-    length = len(head) + len(body)
-    if length > MAX_FRAME_BYTES or len(head) > HEAD_MAX_BYTES:
-        raise TooLarge(f"a message of {length} bytes (head {len(head)}) does not fit a frame of {MAX_FRAME_BYTES}")
-    return b"".join((HEADER.pack(length, opcode, flags, len(head), request_id, extra), head, body))
+    length = head_bytes + body_bytes
+    if length > MAX_FRAME_BYTES or head_bytes > HEAD_MAX_BYTES:
+        raise TooLarge(f"a message of {length} bytes (head {head_bytes}) does not fit a frame of {MAX_FRAME_BYTES}")
+    return HEADER.pack(length, opcode, flags, head_bytes, request_id, extra)
+
+
+def encode_frame(
+    opcode: int, request_id: int, *, head: bytes = b"", body: bytes = b"", flags: int = 0, extra: int = 0
+) -> bytes:
+    """One frame as bytes. Raises as :func:`encode_header`."""
+    header = encode_header(opcode, request_id, len(head), len(body), flags=flags, extra=extra)
+    return b"".join((header, head, body))
 
 
 class FrameReader:

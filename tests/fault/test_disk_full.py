@@ -262,6 +262,23 @@ async def test_what_can_never_fit_is_refused_at_once(tmp_path):
         assert rig.tier.stats.evictions == 0
 
 
+async def test_room_that_comes_between_the_attempt_and_the_look(tmp_path, monkeypatch):
+    monkeypatch.setattr("tiered_store.tiers.disk._ROOM_WAIT_S", 0.05)
+    async with disk_rig(tmp_path / "cache", max_bytes=8 * MIB) as rig:
+        first = await rig.tier.open_spool(5 * MIB)
+        assert first is not None
+        assert await rig.tier.open_spool(5 * MIB) is None  # and now the tier knows that it has nothing to cull
+        look = rig.tier._upkeep.can_make_room
+
+        def late(size):
+            first.discard()
+            return look(size)
+
+        monkeypatch.setattr(rig.tier._upkeep, "can_make_room", late)
+        monkeypatch.setattr("tiered_store.tiers.disk._ROOM_WAIT_S", 60.0)
+        assert await rig.tier.open_spool(5 * MIB) is not None
+
+
 async def test_room_in_use_by_spools_is_waited_for_and_then_refused(tmp_path):
     async with disk_rig(tmp_path / "cache", max_bytes=8 * MIB) as rig:
         first = await rig.tier.open_spool(5 * MIB)

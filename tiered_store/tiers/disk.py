@@ -231,6 +231,7 @@ class DiskTier:
         if not self._room.could_fit(wanted):
             return None
         deadline = self._clock() + _ROOM_WAIT_S
+        is_last = False
         while self.is_available:
             try:
                 spool = await self._offload.run(
@@ -240,9 +241,12 @@ class DiskTier:
                 self._upkeep.report(fault)
                 return None
             remaining_s = deadline - self._clock()
-            if spool is not None or remaining_s <= 0 or not self._upkeep.can_make_room(wanted):
+            if spool is not None or is_last or remaining_s <= 0:
                 return spool
-            await self._upkeep.progress(remaining_s)
+            # Room that came since the attempt looks as if there was none to come: so there is one more.
+            is_last = not self._upkeep.can_make_room(wanted)
+            if not is_last:
+                await self._upkeep.progress(remaining_s)
         return None
 
     async def _find(self, key: Key) -> Found | None:

@@ -42,7 +42,7 @@ def reference() -> dict[str, Any]:
 
 
 def documented() -> dict[str, Any]:
-    rows = re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| `(.+?)` \| .+ \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z][a-z0-9]*\.[a-z_]+)` \| `(.+?)` \| .+ \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert len(rows) == len(dict(rows)), "a setting has two rows"
     return {name: tomllib.loads(f"value = {value}")["value"] for name, value in rows}
 

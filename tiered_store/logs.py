@@ -78,6 +78,10 @@ class HumanFormatter(logging.Formatter):
         return line
 
 
+#: The SDK of S3, which writes each request's headers at the level "debug", session tokens included.
+_TALKATIVE = ("aioboto3", "aiobotocore", "boto3", "botocore")
+
+
 def set_up(level: str = "info", form: Format = "auto", stream: TextIO | None = None) -> logging.Handler:
     """Send the logs of the whole process to a stream, in place of whatever was set up before.
 
@@ -94,6 +98,8 @@ def set_up(level: str = "info", form: Format = "auto", stream: TextIO | None = N
     else:
         handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))
     # A log line that cannot be written (the reader of the pipe has gone) must not hurt a request.
     logging.raiseExceptions = False
     return handler

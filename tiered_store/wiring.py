@@ -13,9 +13,11 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiered_store.aio.offload import Offload
-from tiered_store.config.model import Config
+from tiered_store.config.model import Config, S3Section
+from tiered_store.config.providers import place_of
 from tiered_store.key import Key
 from tiered_store.objects import INLINE_MAX_BYTES
 from tiered_store.origins.base import Origin
@@ -29,6 +31,9 @@ from tiered_store.tiers.directory import forget_marks
 from tiered_store.tiers.disk import DiskTier
 from tiered_store.tiers.memory import MemoryTier
 
+if TYPE_CHECKING:  # what an S3 origin needs takes half a second to import, and most daemons have none
+    from tiered_store.origins.s3settings import S3Settings
+
 __all__ = [
     "CannotStart",
     "DescriptorPlan",
@@ -37,6 +42,7 @@ __all__ = [
     "native_limits",
     "open_store",
     "raise_descriptor_limit",
+    "s3_settings",
     "store_limits",
 ]
 
@@ -96,18 +102,19 @@ def raise_descriptor_limit() -> int:
 def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     """Divide the process's descriptors.
 
-    256 are kept back. Connections come first, two each, but get at most half of the rest; what they leave
-    goes to the tiers, half to each; an origin in memory, whose large objects are files too, is left half of it
-    first. The memory tier takes no more than it could ever fill with objects large enough to be files, the
-    disk tier at most 8192.
+    256 are kept back, and those for the connections to an S3 origin. Connections of clients come first, two each,
+    but get at most half of the rest; what they leave goes to the tiers, half to each; an origin in memory, whose
+    large objects are files too, is left half of it first. The memory tier takes no more than it could ever fill with
+    objects large enough to be files, the disk tier at most 8192.
 
     Raises:
         CannotStart: if the limit leaves too little for any use.
     """
-    usable = limit - _RESERVED
+    reserved = _RESERVED + (config.s3.max_connections if config.origin.backend == "s3" else 0)
+    usable = limit - reserved
     if usable < _USABLE_MINIMUM:
         raise CannotStart(
-            f"the process may open only {limit} files; allow at least {_RESERVED + _USABLE_MINIMUM} "
+            f"the process may open only {limit} files; allow at least {reserved + _USABLE_MINIMUM} "
             "(ulimit -n, or LimitNOFILE= in the systemd unit)"
         )
     connections = min(config.server.max_connections, usable // 2 // _PER_CONNECTION)
@@ -164,16 +171,7 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
 
     async with contextlib.AsyncExitStack() as undo:
         pools: list[Offload] = []
-        origin: Origin
-        if config.origin.backend == "memory":
-            origin = MemoryOrigin(quota_bytes=config.origin.quota_bytes or None)
-            undo.push_async_callback(origin.close)
-        else:
-            pools.append(_pool(undo, "origin", _ORIGIN_THREADS))
-            local = LocalOrigin(config.origin.path, offload=pools[-1])
-            undo.push_async_callback(local.close)
-            await local.start()
-            origin = local
+        origin = await _open_origin(config, undo, pools)
         disk = None
         pools.append(_pool(undo, "disk", _DISK_THREADS if config.disk.enabled else 1))
         if config.disk.enabled:
@@ -197,6 +195,51 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
         await store.start()
         undo.pop_all()
         return OpenStore(store, pools)
+
+
+async def _open_origin(config: Config, undo: contextlib.AsyncExitStack, pools: list[Offload]) -> Origin:
+    """Start the configured origin, with threads of its own where it has work for them."""
+    if config.origin.backend == "memory":
+        memory = MemoryOrigin(quota_bytes=config.origin.quota_bytes or None)
+        undo.push_async_callback(memory.close)
+        return memory
+    pools.append(_pool(undo, "origin", _ORIGIN_THREADS))
+    if config.origin.backend == "s3":
+        from tiered_store.origins.s3 import S3Origin
+
+        bucket = S3Origin(s3_settings(config.s3), pools[-1])
+        undo.push_async_callback(bucket.close)
+        await bucket.start()
+        return bucket
+    local = LocalOrigin(config.origin.path, offload=pools[-1])
+    undo.push_async_callback(local.close)
+    await local.start()
+    return local
+
+
+def s3_settings(section: S3Section) -> S3Settings:
+    """What an S3 origin is told: the section, with what follows from the provider; an empty text is not said."""
+    from tiered_store.origins.s3settings import S3Settings
+
+    place = place_of(section)
+    return S3Settings(
+        bucket=section.bucket,
+        prefix=section.prefix,
+        endpoint_url=place.endpoint_url,
+        region=place.region,
+        path_style=place.path_style,
+        access_key_id=section.access_key_id.get_secret_value() or None,
+        secret_access_key=section.secret_access_key.get_secret_value() or None,
+        session_token=section.session_token.get_secret_value() or None,
+        sse=section.sse,
+        sse_kms_key_id=section.sse_kms_key_id,
+        storage_classes=section.storage_classes,
+        max_connections=section.max_connections,
+        connect_timeout_s=section.connect_timeout_s,
+        read_timeout_s=section.read_timeout_s,
+        part_bytes=section.part_bytes,
+        parts_at_once=section.parts_at_once,
+    )
 
 
 def _pool(undo: contextlib.AsyncExitStack, name: str, threads: int) -> Offload:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tiered_store import logs
+
 __all__ = ["logging_restored"]
 
 
@@ -14,6 +16,7 @@ def logging_restored() -> Iterator[None]:
     """Start without handlers, and end with those that were there before."""
     root = logging.getLogger()
     handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    quieted = {name: logging.getLogger(name).level for name in logs._TALKATIVE}
     for handler in handlers:
         root.removeHandler(handler)
     try:
@@ -24,4 +27,6 @@ def logging_restored() -> Iterator[None]:
         for handler in handlers:
             root.addHandler(handler)
         root.setLevel(level)
+        for name, earlier in quieted.items():
+            logging.getLogger(name).setLevel(earlier)
         logging.raiseExceptions = raises

@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from tests.support.s3 import shared_server
 from tiered_store.aio.offload import Offload
 from tiered_store.objects import Descriptor, FileBody, ObjectInfo
-from tiered_store.origins.base import Origin, PutHeaders
+from tiered_store.origins.base import CHUNK_BYTES, Origin, PutHeaders
 from tiered_store.origins.local import LocalOrigin
 from tiered_store.origins.memory import MemoryOrigin
 
 NOTHING_SAID = PutHeaders()
+#: S3 does not say of each object in a request for many whether it was there, nor list what is in headers.
+BLIND = frozenset({"s3"})
 
 
 @asynccontextmanager
@@ -35,10 +38,24 @@ async def local_origin(directory: Path) -> AsyncIterator[LocalOrigin]:
     await offload.close()
 
 
+@asynccontextmanager
+async def s3_origin(_: Path) -> AsyncIterator[Origin]:
+    """A bucket of its own on rclone's server. Small parts, so that a few MiB are several of them."""
+    from tiered_store.origins.s3 import S3Origin
+
+    offload = Offload(4, "origin")
+    origin = S3Origin(shared_server().settings(part_bytes=CHUNK_BYTES), offload)
+    await origin.start()
+    yield origin
+    await origin.close()
+    await offload.close()
+
+
 #: Every origin the contract holds for, by name: what opens one, given an empty directory.
 ORIGINS: dict[str, Callable[[Path], AbstractAsyncContextManager[Origin]]] = {
     "memory": memory_origin,
     "local": local_origin,
+    "s3": s3_origin,
 }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.origins import memfd_body
 from tiered_store.client.operations import Received
 from tiered_store.errors import IntegrityError, ProtocolError, StoreError
 from tiered_store.objects import FileBody, ObjectInfo
@@ -466,3 +467,10 @@ class ScriptedDaemon:
 def as_received(info: ObjectInfo, data: bytes, file: FileBody | None = None) -> Received:
     """What a client's operation gives for an object."""
     return Received(encode_info(info), info.key, data, file)
+
+
+def by_file(data: bytes, *, offset: int = 0, size: int | None = None) -> Received:
+    """As the daemon's answer by descriptor: the object is a part of a memfd."""
+    whole = memfd_body(b"\xee" * offset + data)
+    size = len(data) if size is None else size
+    return as_received(info("a", size), b"", FileBody(whole.descriptor, offset, size, is_memory=False))

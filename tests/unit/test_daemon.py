@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemon import clean_environment
 from tests.support.logs import logging_restored
 from tiered_store import Client, daemon
 from tiered_store.config.load import Flags, Loaded, load
@@ -112,7 +113,7 @@ def test_from_start_to_stop(
     assert found["pid"] == os.getpid()
     assert found["uptime_s"] >= 0
     log = {str(line["event"]): line for line in lines(capsys.readouterr().err)}
-    assert "configuration: S3_BUCKET has no effect: an S3 origin is not supported by this version" in log
+    assert "configuration: S3_BUCKET has no effect: origin.backend is not 's3'" in log
     assert any(event.startswith("SIGHUP ignored") for event in log)
     assert log["stopping"]["signal"] == "SIGTERM"
     assert log["stopped"]["clean"] is True
@@ -276,8 +277,39 @@ def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch, addres
     daemon.notify_systemd("READY=1")
 
 
+UNWANTED = ("aiohttp", "aiobotocore", "aioboto3", "botocore", "click", "tiered_store.origins.s3")
+
+
 def test_the_daemon_loads_nothing_that_it_does_not_need() -> None:
-    unwanted = ("aiohttp", "aioboto3", "botocore", "click")
-    code = f"import sys, tiered_store.daemon; print(sorted(set({unwanted}) & set(sys.modules)))"
+    code = f"import sys, tiered_store.daemon; print(sorted(set({UNWANTED}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+_OPENED = """
+import asyncio, pathlib, sys
+from tiered_store.config.load import Flags, load
+from tiered_store.wiring import divide_descriptors, open_store
+
+async def run():
+    place = pathlib.Path(sys.argv[1])
+    (place / "c.toml").write_text(sys.argv[2])
+    config = load(place / "c.toml", flags=Flags(data_dir=place / "d"), environment={}, uid=1000, home=place).config
+    opened = await open_store(config, divide_descriptors(1024, config))
+    print(sorted(set(sys.argv[3:]) & set(sys.modules)))
+    await opened.close()
+
+asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "loads"), [("", False), ("[s3]\nbucket = 'builds'\nprovider = 'aws'\n[origin]\nbackend = 's3'", True)]
+)
+def test_only_an_s3_origin_loads_the_sdk(tmp_path: Path, text: str, loads: bool) -> None:
+    """Importing it takes longer than the rest of the start; no credentials are looked for over the network here."""
+    environment = clean_environment() | {"AWS_EC2_METADATA_DISABLED": "true"}
+    command = [sys.executable, "-c", _OPENED, str(tmp_path), f"[server]\nsocket = '{tmp_path}/s'\n{text}", *UNWANTED]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    unwanted = sorted(name for name in UNWANTED if name != "click")
+    assert found.stdout == f"{unwanted if loads else []}\n"

@@ -136,6 +136,20 @@ def test_the_level_holds_and_a_second_set_up_replaces_the_first() -> None:
     assert json.loads(second.getvalue())["event"] == "severe"
 
 
+def test_the_sdk_does_not_write_its_requests_down() -> None:
+    """At the level "debug" it would log their headers, with tokens of sessions in them."""
+    stream = io.StringIO()
+    logs.set_up("debug", "json", stream)
+    for name in ("botocore.auth", "aiobotocore.endpoint", "boto3.resources", "aioboto3.session"):
+        logging.getLogger(name).debug("x-amz-security-token: %s", "secret")
+        logging.getLogger(name).info("said")
+    logging.getLogger("tiered_store.x").debug("ours")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [*["said"] * 4, "ours"]
+    logs.set_up("error", "json", stream)
+    logging.getLogger("botocore.auth").warning("not said")
+    assert "not said" not in stream.getvalue()
+
+
 def test_a_reader_that_has_gone_hurts_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     """A line that cannot be written is lost; it raises nothing, and nobody complains in another place."""
     tried = []

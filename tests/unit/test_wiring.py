@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from tiered_store import wiring
 from tiered_store.config.load import Flags, load
 from tiered_store.config.model import Config
-from tiered_store.errors import DaemonUnavailable, StoreError
+from tiered_store.errors import DaemonUnavailable, OriginUnavailable, StoreError
 from tiered_store.key import parse_key
 from tiered_store.origins.base import PutHeaders
+from tiered_store.origins.s3settings import S3Settings
 from tiered_store.store.spool import Staged
 from tiered_store.wiring import (
     CannotStart,
@@ -22,6 +24,7 @@ from tiered_store.wiring import (
     native_limits,
     open_store,
     raise_descriptor_limit,
+    s3_settings,
     store_limits,
 )
 
@@ -237,3 +240,81 @@ async def test_damage_on_disk_is_counted(configured, tmp_path: Path) -> None:
         assert opened.store.stats()["corrupt"] == 1
     finally:
         await opened.close()
+
+
+S3 = "[origin]\nbackend = 's3'\n[s3]\nbucket = 'builds'\nprovider = 'aws'\n"
+
+
+def test_connections_to_a_bucket_are_descriptors_too(configured) -> None:
+    plan = divide_descriptors(1024, configured(f"{S3}max_connections = 100"))
+    rest = 1024 - 256 - 100 - 2 * 167
+    assert (plan.connections, plan.memory, plan.disk) == (167, rest // 2, rest - rest // 2)
+    with pytest.raises(CannotStart, match="only 419 files; allow at least 420"):
+        divide_descriptors(419, configured(f"{S3}max_connections = 100"))
+
+
+def test_what_a_bucket_of_defaults_is_told(configured) -> None:
+    """The origin's own defaults are the configuration's, so that tests of the one hold for the other."""
+    assert s3_settings(configured(S3).s3) == S3Settings("builds")
+
+
+def test_what_a_bucket_is_told(configured) -> None:
+    text = """
+    provider = "cloudflare"
+    account = "0ab"
+    prefix = "/team/cache"
+    access_key_id = "id"
+    secret_access_key = "secret"
+    session_token = "token"
+    sse = "aws:kms"
+    sse_kms_key_id = "key"
+    storage_classes = { "a/" = "STANDARD_IA" }
+    max_connections = 7
+    connect_timeout_s = 1
+    read_timeout_s = 2.5
+    part_bytes = "6MiB"
+    parts_at_once = 3
+    """
+    assert s3_settings(configured(f"[origin]\nbackend = 's3'\n[s3]\nbucket = 'builds'\n{text}").s3) == S3Settings(
+        bucket="builds",
+        prefix="team/cache/",
+        endpoint_url="https://0ab.r2.cloudflarestorage.com",
+        region="auto",
+        path_style=True,
+        access_key_id="id",
+        secret_access_key="secret",
+        session_token="token",
+        sse="aws:kms",
+        sse_kms_key_id="key",
+        storage_classes={"a/": "STANDARD_IA"},
+        max_connections=7,
+        connect_timeout_s=1.0,
+        read_timeout_s=2.5,
+        part_bytes=6 * 2**20,
+        parts_at_once=3,
+    )
+
+
+async def test_a_server_that_is_down_keeps_nothing_from_starting(configured) -> None:
+    with socket.socket() as closed:  # bound and not listening: nobody else gets the port, and it refuses
+        closed.bind(("127.0.0.1", 0))
+        where = f"endpoint_url = 'http://127.0.0.1:{closed.getsockname()[1]}'"
+        text = f"{S3}{where}\naccess_key_id = 'id'\nsecret_access_key = 'secret'"
+        before = open_descriptors()
+        config = configured(text)
+        opened = await open_store(config, divide_descriptors(1024, config))
+        try:
+            with pytest.raises(OriginUnavailable, match="no connection to the origin at"):
+                await opened.store.get(parse_key("a/b"))
+        finally:
+            await opened.close()
+        assert open_descriptors() == before
+
+
+async def test_a_profile_that_is_not_there_is_said_at_the_start(configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    before = open_descriptors()
+    config = configured(S3)
+    with pytest.raises(OriginUnavailable, match="no-such-profile"):
+        await open_store(config, divide_descriptors(1024, config))
+    assert open_descriptors() == before

@@ -18,7 +18,7 @@ from tiered_store.config.sizes import format_size
 from tiered_store.errors import InvalidKey
 from tiered_store.key import ARTIFACT_PREFIX, parse_prefix
 
-__all__ = ["SOCKET_PATH_MAX_BYTES", "check", "check_policies"]
+__all__ = ["SOCKET_PATH_MAX_BYTES", "Finding", "check", "check_policies", "installed_bytes"]
 
 #: sockaddr_un on Linux has room for 108 bytes, the last of which is the terminating zero (unix(7)).
 SOCKET_PATH_MAX_BYTES = 107
@@ -80,8 +80,13 @@ def _check_group(group: str) -> Iterator[Finding]:
         yield "server.group", message + "add the user to it (usermod -aG), or choose another group"
 
 
+def installed_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _check_memory(config: Config) -> Iterator[Finding]:
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    installed = installed_bytes()
     sizes = {
         "memory.max_bytes": config.memory.max_bytes,
         "fills.buffer_bytes": config.fills.buffer_bytes,

@@ -18,13 +18,13 @@ from pydantic_core import ErrorDetails
 from tiered_store.config.checks import check, check_policies
 from tiered_store.config.defaults import default_paths, paths_below
 from tiered_store.config.faults import ConfigError, Fault, nearest
-from tiered_store.config.model import SECTIONS, Config, PolicyRule, Section
+from tiered_store.config.model import SECTIONS, Config, PolicyRule, Section, is_private
+from tiered_store.config.s3checks import check_s3, s3_notices, unused_notices
 from tiered_store.config.sizes import format_size
-from tiered_store.config.sources import Layer, Raw, from_environment, from_file
+from tiered_store.config.sources import DEFAULT, SHARED, Layer, Raw, from_environment, from_file
 
 __all__ = ["Flags", "Loaded", "load"]
 
-DEFAULT = "default"
 _DATA_DIR = "--data-dir"
 #: Places below these belong to the daemon, which makes what is missing. A place that somebody named must be there.
 _OWN_PLACES = frozenset({DEFAULT, _DATA_DIR})
@@ -97,7 +97,7 @@ def load(
     reading = _Reading({setting: Raw(path, DEFAULT) for setting, path in defaults.items()})
     if file is not None:
         reading.add(from_file(file))
-    reading.add(from_environment(environment))
+    reading.add(_meant(from_environment(environment), reading))
     reading.add(_from_flags(flags))
 
     sections = {name: _section(reading, name, model, defaults) for name, model in SECTIONS.items()}
@@ -106,13 +106,15 @@ def load(
     sources = _sources_of(reading)
     faulty = {fault.setting for fault in reading.faults}
     named = {setting: source not in _OWN_PLACES for setting, source in sources.items()}
-    for setting, message in (*check(config, named), *check_policies(numbered)):
+    found = (*check(config, named), *check_s3(config, sources, faulty), *check_policies(numbered))
+    for setting, message in found:
         if setting not in faulty:
             source = sources["policies" if setting.startswith("policies") else setting]
             reading.faults.append(Fault(source, setting, message))
     if reading.faults:
         raise ConfigError(reading.faults)
-    return Loaded(config, sources, tuple(reading.notices))
+    notices = (*reading.notices, *unused_notices(config, sources, named), *s3_notices(config))
+    return Loaded(config, sources, notices)
 
 
 def _home() -> Path:
@@ -120,6 +122,17 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError:  # a user without an entry in passwd, as in containers: the checks will say what cannot be used
         return Path("/")
+
+
+def _meant(layer: Layer, earlier: _Reading) -> Layer:
+    """The environment without what other programs' variables say of S3, where the origin is none: it is not judged."""
+    backend = layer.values.get("origin.backend") or earlier.values.get("origin.backend")
+    if backend is None or backend.value != "s3":
+        for setting, raw in [*layer.values.items()]:
+            if raw.source in SHARED:
+                del layer.values[setting]
+                layer.notices.append(f"{raw.source} has no effect: origin.backend is not 's3'")
+    return layer
 
 
 def _from_flags(flags: Flags) -> Layer:
@@ -198,7 +211,7 @@ _SENTENCES = {
     "less_than_equal": "must be at most {le}, not {input!r}",
     "value_error": "{error}",
 }
-_LATER_BACKENDS = {"s3", "gcs", "tiered"}
+_LATER_BACKENDS = {"gcs", "tiered"}
 
 
 def _say(setting: str, details: ErrorDetails) -> str:
@@ -209,9 +222,16 @@ def _say(setting: str, details: ErrorDetails) -> str:
             return "a cdn tier is not supported by this version; remove it"
         return f"unknown setting; {nearest(name, PolicyRule.model_fields)}"
     if setting == "origin.backend" and isinstance(given, str) and given in _LATER_BACKENDS:
-        return f"{given!r} is not supported by this version; use 'local'"
+        return f"{given!r} is not supported by this version; use 'local' or 's3'"
+    if kind == "string_type" and _is_private(setting):
+        return "must be a text in quotes"
     context: dict[str, Any] = {**details.get("ctx", {}), "input": given}
     for bound in ("gt", "ge", "le"):
         if bound in context:
             context[bound] = format_size(context[bound]) if setting.endswith("_bytes") else f"{context[bound]:.12g}"
     return _SENTENCES.get(kind, details["msg"]).format_map(context)
+
+
+def _is_private(setting: str) -> bool:
+    section, _, name = setting.partition(".")
+    return section in SECTIONS and is_private(SECTIONS[section], name)

@@ -10,10 +10,21 @@ bytes, durations in seconds, absolute paths).
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from tiered_store.config.s3values import (
+    Bucket,
+    Credential,
+    EndpointUrl,
+    HostLabel,
+    OptionalBool,
+    S3Prefix,
+    StorageClasses,
+    Word,
+)
 from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Mode, Seconds
 
 __all__ = [
@@ -26,13 +37,18 @@ __all__ = [
     "MemorySection",
     "OriginSection",
     "PolicyRule",
+    "S3Section",
     "Section",
     "ServerSection",
+    "is_private",
     "takes_text",
 ]
 
 _MIB = 2**20
 _GIB = 2**30
+#: S3's bounds for one part of an upload.
+_PART_MIN_BYTES = 5 * _MIB
+_PART_MAX_BYTES = 5 * _GIB
 #: One piece of an object on its way through a fill (origins/base.py); a smaller budget could not hold any.
 _FILL_MIN_BYTES = _MIB
 #: Metadata travels in the head of a message, 64 KiB at most, together with the key and the lengths of its texts.
@@ -81,9 +97,32 @@ class DiskSection(Section):
 class OriginSection(Section):
     """The place that must not forget."""
 
-    backend: Literal["local", "memory"] = "local"
+    backend: Literal["local", "s3", "memory"] = "local"
     path: AbsolutePath
     quota_bytes: ByteSize = 0
+
+
+class S3Section(Section):
+    """The bucket of an S3 origin; empty texts are not said, see ``providers`` for what follows then."""
+
+    bucket: Bucket = ""
+    prefix: S3Prefix = ""
+    provider: Literal["", "aws", "cloudflare", "digitalocean", "tigris", "backblaze", "wasabi", "minio"] = ""
+    account: HostLabel = ""
+    endpoint_url: EndpointUrl = ""
+    region: HostLabel = ""
+    path_style: OptionalBool = None
+    access_key_id: Credential = SecretStr("")
+    secret_access_key: Credential = SecretStr("")
+    session_token: Credential = SecretStr("")
+    sse: Literal["", "AES256", "aws:kms"] = ""
+    sse_kms_key_id: Word = ""
+    storage_classes: StorageClasses = Field(default_factory=lambda: MappingProxyType({}))
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 64
+    connect_timeout_s: Annotated[Seconds, Field(gt=0)] = 5.0
+    read_timeout_s: Annotated[Seconds, Field(gt=0)] = 20.0
+    part_bytes: Annotated[ByteSize, Field(ge=_PART_MIN_BYTES, le=_PART_MAX_BYTES)] = 8 * _MIB
+    parts_at_once: Annotated[int, Field(ge=1, le=1000)] = 8
 
 
 class FillsSection(Section):
@@ -128,6 +167,7 @@ class Config(Section):
     memory: MemorySection
     disk: DiskSection
     origin: OriginSection
+    s3: S3Section
     fills: FillsSection
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
@@ -140,6 +180,7 @@ SECTIONS: dict[str, type[Section]] = {
     "memory": MemorySection,
     "disk": DiskSection,
     "origin": OriginSection,
+    "s3": S3Section,
     "fills": FillsSection,
     "limits": LimitsSection,
     "log": LogSection,
@@ -152,4 +193,10 @@ def takes_text(section: type[Section], name: str) -> bool:
     if field is None:
         return True
     annotation: Any = field.annotation
-    return annotation in {str, Path} or getattr(annotation, "__origin__", None) is Literal or name == "mode"
+    return annotation in {str, Path, SecretStr} or getattr(annotation, "__origin__", None) is Literal or name == "mode"
+
+
+def is_private(section: type[Section], name: str) -> bool:
+    """Whether a setting's value may be, or hold, a secret: no message repeats it."""
+    field = section.model_fields.get(name)
+    return field is not None and (field.annotation is SecretStr or name == "endpoint_url")

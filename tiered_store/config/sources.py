@@ -15,8 +15,10 @@ from pathlib import Path
 from tiered_store.config.faults import Fault, nearest
 from tiered_store.config.model import SECTIONS, takes_text
 
-__all__ = ["Layer", "Raw", "from_environment", "from_file"]
+__all__ = ["DEFAULT", "SHARED", "Layer", "Raw", "from_environment", "from_file"]
 
+#: The source of what nobody said.
+DEFAULT = "default"
 _PREFIX = "TIERED_STORE_"
 #: Short names and those that deployments used before this daemon, each for one setting.
 _ALIASES = {
@@ -24,12 +26,17 @@ _ALIASES = {
     "STORAGE_LOCAL_PATH": "origin.path",
     "STORAGE_CACHE_PATH": "disk.path",
     "STORAGE_CACHE_MEMORY_MAX_BYTES": "memory.max_bytes",
+    "S3_BUCKET": "s3.bucket",
+    "S3_REGION": "s3.region",
+    "S3_ENDPOINT": "s3.endpoint_url",
 }
+#: Names that other programs read too: they do not say that anybody wants S3 here.
+SHARED = frozenset({"S3_BUCKET", "S3_REGION", "S3_ENDPOINT"})
 #: Variables that this package reads elsewhere.
 _ELSEWHERE = {"TIERED_STORE_CONFIG"}
 #: Known, without effect in this version: mentioned, no fault.
-_NO_EFFECT = ("STORAGE_CDN_TIMEOUT_MS", "S3_BUCKET", "S3_REGION", "S3_ENDPOINT")
-_UNSUPPORTED_SECTIONS = {"cdn", "s3", "http", "metrics"}
+_NO_EFFECT = ("STORAGE_CDN_TIMEOUT_MS",)
+_UNSUPPORTED_SECTIONS = {"cdn", "http", "metrics"}
 _NOT_HERE = "is not supported by this version"
 #: What tomllib raises: ValueErrors, also for a number with more digits than Python reads, and tables too deep for it.
 _NO_TOML = (ValueError, RecursionError)
@@ -91,7 +98,7 @@ def from_environment(environment: Mapping[str, str]) -> Layer:
     present = {name: value for name, value in sorted(environment.items()) if value}
     _read_backend(layer, present)
     for variable, setting in _ALIASES.items():
-        if variable.startswith("STORAGE_") and variable in present:
+        if not variable.startswith(_PREFIX) and variable in present:
             layer.values[setting] = Raw(_literal_of(setting, present[variable]), variable)
     for variable, text in present.items():
         if variable.startswith(_PREFIX):
@@ -180,5 +187,4 @@ def _judge_later_features(layer: Layer, present: Mapping[str, str]) -> None:
         layer.faults.append(Fault("STORAGE_CDN_BASE_URL", "", f"a cdn tier {_NOT_HERE}; unset the variable"))
     for variable in _NO_EFFECT:
         if variable in present:
-            what = "a cdn tier" if "CDN" in variable else "an S3 origin"
-            layer.notices.append(f"{variable} has no effect: {what} {_NOT_HERE}")
+            layer.notices.append(f"{variable} has no effect: a cdn tier {_NOT_HERE}")

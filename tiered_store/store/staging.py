@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import mmap
 import os
 
+from tiered_store.aio.digests import digest_body
 from tiered_store.aio.limits import ByteBudget
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import ProtocolError, TooLarge
@@ -20,54 +20,12 @@ from tiered_store.store.memfd import MemoryFile, MemoryRoom
 from tiered_store.store.spool import Spool, SpoolFile, SpoolRoom, Staged, no_room
 from tiered_store.store.uploads import UploadRoom
 
-__all__ = ["Staging", "digest_body"]
+__all__ = ["Staging"]
 
 #: Pieces of an upload by descriptor: large enough that the hops to threads (some 40 us each) do not matter
 #: beside hashing one (1,400 us at 1.45 GB/s), small enough that the first read, which nothing overlaps,
 #: does not either.
 _PIECE_BYTES = 2 * 1024 * 1024
-#: Buffer for hashing a file of the disk: stays within a core's cache.
-_HASH_BYTES = 256 * 1024
-
-
-def digest_body(body: Body) -> str:
-    """The sha256 of a body in hex; blocking, and without the interpreter's lock for all but tiny ones.
-
-    A sealed memfd is mapped, which is a little faster than reading it. A file on disk is read: a page that
-    the disk cannot give back would kill a process that has it mapped.
-
-    Raises:
-        OSError: the file cannot be read. EOFError: it is too short.
-    """
-    if isinstance(body, bytes):
-        return hashlib.sha256(body).hexdigest()
-    return _digest_map(body) if body.is_memory else _digest_file(body)
-
-
-def _digest_map(body: FileBody) -> str:
-    end = body.offset + body.size
-    if os.fstat(body.descriptor.fd).st_size < end:
-        raise EOFError("the memory file is shorter than its object")
-    with (
-        mmap.mmap(body.descriptor.fd, end, prot=mmap.PROT_READ) as mapped,
-        memoryview(mapped) as whole,
-        whole[body.offset :] as view,
-    ):
-        return hashlib.sha256(view).hexdigest()
-
-
-def _digest_file(body: FileBody) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_HASH_BYTES))
-    done = 0
-    while done < body.size:
-        want = buffer[: min(_HASH_BYTES, body.size - done)]
-        got = os.preadv(body.descriptor.fd, [want], body.offset + done)
-        if not got:
-            raise EOFError(f"the file ends {body.size - done} bytes early")
-        digest.update(want[:got])
-        done += got
-    return digest.hexdigest()
 
 
 class Staging:

@@ -120,6 +120,22 @@ def test_check_config_takes_a_number_that_nobody_can_read_for_a_fault(
     assert result.stderr.startswith("TIERED_STORE_MEMORY__MAX_BYTES: memory.max_bytes: must be less than 8 EiB")
 
 
+@pytest.mark.parametrize(
+    "fault", ["", "part_bytes = 1", 'session_token = ["sEcReT"]', 'endpoint_url = "http://u:sEcReT@h"']
+)
+def test_check_config_shows_no_credentials(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Wherever they stand, and whatever is wrong beside them or with them."""
+    text = "[origin]\nbackend = 's3'\n[s3]\nbucket = 'builds'\nprovider = 'aws'\naccess_key_id = 'sEcReT'\n"
+    (tmp_path / "c.toml").write_text(f"{text}{fault}\n")
+    monkeypatch.setenv("TIERED_STORE_S3__SECRET_ACCESS_KEY", "sEcReT")
+    result = run("check-config", f"{tmp_path}/c.toml")
+    assert result.exit_code == (2 if fault else 0)
+    assert (f"{tmp_path}/c.toml: s3.{fault.partition(' ')[0]}: " in result.stderr) is bool(fault)
+    assert "sEcReT" not in result.stdout + result.stderr
+
+
 def test_check_config_shows_the_faults(run: Run, tmp_path: Path) -> None:
     result = run("check-config", f"{tmp_path}/none.toml")
     assert result.exit_code == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import stat
 from collections.abc import Iterator
@@ -13,31 +12,17 @@ from typing import Any
 import pytest
 
 from tests.support.devices import own_device
-from tests.support.origins import memfd_body, open_descriptors, pattern
-from tests.support.wire import as_received, info
+from tests.support.origins import open_descriptors, pattern
+from tests.support.wire import as_received, by_file, info
 from tiered_store.client.callers import CallersErrors
 from tiered_store.client.operations import Received
 from tiered_store.client.targets import FileTarget, PieceTarget, StreamTarget, target_of
 from tiered_store.errors import DaemonUnavailable, ProtocolError
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody
 
+pytestmark = pytest.mark.usefixtures("level")
+
 LARGE = INLINE_MAX_BYTES + 1
-
-
-@pytest.fixture(autouse=True)
-def level() -> Iterator[None]:
-    """No descriptor stays open."""
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
-
-
-def by_file(data: bytes, *, offset: int = 0, size: int | None = None) -> Received:
-    """As the daemon's answer by descriptor: the object is a part of a memfd."""
-    whole = memfd_body(b"\xee" * offset + data)
-    size = len(data) if size is None else size
-    return as_received(info("a", size), b"", FileBody(whole.descriptor, offset, size, is_memory=False))
 
 
 class TestFileTarget:

@@ -30,9 +30,9 @@ def test_a_file_is_flattened(tmp_path: Path) -> None:
     [
         ("[server]\nsokcet = 1", "server.sokcet", "unknown setting; did you mean 'socket'?"),
         ("[sevrer]\n", "sevrer", "unknown section; did you mean 'server'?"),
-        ("[zzz]\n", "zzz", "unknown section; known are disk, fills, limits, log, memory, origin, policies, server"),
+        ("[zzz]\n", "zzz", "unknown section; known are disk, fills, limits, log, memory, origin, policies, s3, server"),
         ("[cdn]\nbase_url = 'x'", "cdn", "is not supported by this version; remove it"),
-        ("[s3]\nbucket = 'x'", "s3", "is not supported by this version; remove it"),
+        ("[s3]\nbuckt = 'x'", "s3.buckt", "unknown setting; did you mean 'bucket'?"),
         ("server = 5", "server", "is a table; write it as [server]"),
         ("[server\n", "", "is not TOML: "),
         (f"[memory]\nmax_bytes = {'9' * 5000}", "", "is not TOML: "),
@@ -88,6 +88,14 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         ("STORAGE_BACKEND", "local", "origin.backend", "local"),
         ("STORAGE_BACKEND", "s3", "origin.backend", "s3"),
         ("STORAGE_ORIGIN_BACKEND", "local", "origin.backend", "local"),
+        ("S3_BUCKET", "builds", "s3.bucket", "builds"),
+        ("S3_REGION", "eu-central-1", "s3.region", "eu-central-1"),
+        ("S3_ENDPOINT", "http://[::1]:9000", "s3.endpoint_url", "http://[::1]:9000"),
+        ("TIERED_STORE_S3__BUCKET", "1000", "s3.bucket", "1000"),
+        ("TIERED_STORE_S3__SECRET_ACCESS_KEY", "12345", "s3.secret_access_key", "12345"),
+        ("TIERED_STORE_S3__PATH_STYLE", "true", "s3.path_style", True),
+        ("TIERED_STORE_S3__MAX_CONNECTIONS", "7", "s3.max_connections", 7),
+        ("TIERED_STORE_S3__STORAGE_CLASSES", '{ "a/" = "B" }', "s3.storage_classes", {"a/": "B"}),
     ],
 )
 def test_the_environment(variable: str, text: str, setting: str, value: object) -> None:
@@ -151,11 +159,16 @@ def test_the_clients_socket_variable_wins_in_the_daemon_too() -> None:
     assert layer.values == {"server.socket": Raw("/one", "TIERED_STORE_SOCKET")}
 
 
-@pytest.mark.parametrize("variable", ["S3_BUCKET", "S3_REGION", "S3_ENDPOINT", "STORAGE_CDN_TIMEOUT_MS"])
-def test_variables_of_later_features_are_said(variable: str) -> None:
-    layer = from_environment({variable: "x"})
+def test_variables_of_later_features_are_said() -> None:
+    layer = from_environment({"STORAGE_CDN_TIMEOUT_MS": "x"})
     assert layer.faults == []
-    assert layer.notices[0].startswith(f"{variable} has no effect: ")
+    assert layer.notices == ["STORAGE_CDN_TIMEOUT_MS has no effect: a cdn tier is not supported by this version"]
+
+
+def test_the_newer_name_wins_over_the_short_one_for_s3() -> None:
+    layer = from_environment({"S3_BUCKET": "old", "TIERED_STORE_S3__BUCKET": "new"})
+    assert layer.values == {"s3.bucket": Raw("new", "TIERED_STORE_S3__BUCKET")}
+    assert layer.notices == ["S3_BUCKET is ignored, because TIERED_STORE_S3__BUCKET is set too"]
 
 
 def test_variables_of_an_orchestrator_are_no_fault() -> None:

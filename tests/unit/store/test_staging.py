@@ -7,10 +7,10 @@ import pytest
 
 from tests.support.origins import file_body, memfd_body, open_descriptors, pattern
 from tests.unit.store.test_spool import Rooms, rooms
+from tiered_store.aio.digests import digest_body
 from tiered_store.errors import DaemonUnavailable, ProtocolError, QuotaExceeded, TooLarge
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, FileBody, read_body
 from tiered_store.store.memfd import MemoryRoom
-from tiered_store.store.staging import digest_body
 
 __all__ = ["rooms"]  # the fixture
 

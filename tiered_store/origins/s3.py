@@ -83,6 +83,9 @@ class S3Origin:
         answer = await self._get(name, Range=span)
         if answer is None:  # the range begins behind the end
             return S3Read(info_of(name, await self._head(name)), None, 0, None, self._settings)
+        if not _begins_at(answer, offset):
+            answer["Body"].close()
+            raise OriginUnavailable("the origin does not give parts of objects", key=name, retryable=False)
         size = _whole_size(answer, offset)
         return S3Read(info_of(name, answer, size), answer["Body"], int(answer["ContentLength"]), None, self._settings)
 
@@ -111,7 +114,8 @@ class S3Origin:
             answer = await self._get(name, Range=f"bytes={offset}-{offset + length - 1}", IfMatch=etag)
         except NotFound:
             answer = None
-        if answer is not None and answer["ETag"] == etag and int(answer["ContentLength"]) == length:
+        is_same = answer is not None and answer["ETag"] == etag and int(answer["ContentLength"]) == length
+        if answer is not None and is_same and _begins_at(answer, offset):
             return answer["Body"]
         if answer is not None:
             answer["Body"].close()
@@ -259,6 +263,11 @@ class S3Origin:
                     return None
                 raise
         return answer
+
+
+def _begins_at(answer: Mapping[str, Any], offset: int) -> bool:
+    """Whether an answer has the bytes from ``offset`` on. By its word, not its status: a 200 may have a range."""
+    return str(answer.get("ContentRange", "")).startswith(f"bytes {offset}-")
 
 
 def _whole_size(answer: Mapping[str, Any], offset: int) -> int:

@@ -24,10 +24,10 @@ from tiered_store.origins.base import PutHeaders
 __all__ = ["digest_in", "etag_of", "info_of", "modified_ns", "put_arguments", "written_info"]
 
 #: Our own fields among the user metadata: names that nobody else is likely to choose.
-DIGEST_FIELD: Final = "tiered-store-sha256"
+_DIGEST_FIELD: Final = "tiered-store-sha256"
 _JSON_FIELD: Final = "tiered-store-json"
 _VERSION_FIELD: Final = "tiered-store-version"
-_OURS: Final = frozenset({DIGEST_FIELD, _JSON_FIELD, _VERSION_FIELD})
+_OURS: Final = frozenset({_DIGEST_FIELD, _JSON_FIELD, _VERSION_FIELD})
 #: What S3 itself says of an object whose writer said nothing. Sent as such, because servers guess otherwise.
 _NO_TYPE: Final = "binary/octet-stream"
 
@@ -52,7 +52,7 @@ def put_arguments(headers: PutHeaders, digest: str | None) -> dict[str, Any]:
         said[_JSON_FIELD] = json.dumps({"type": content_type, "metadata": metadata}, separators=(",", ":"))
     said[_VERSION_FIELD] = f"{time.time_ns():016x}{secrets.token_hex(4)}"
     if digest is not None:
-        said[DIGEST_FIELD] = digest
+        said[_DIGEST_FIELD] = digest
     sent_type = content_type if content_type is not None and type_is_plain else _NO_TYPE
     return {"ContentType": sent_type, "Metadata": said}
 
@@ -66,7 +66,7 @@ def info_of(name: str, answer: Mapping[str, Any], size: int | None = None) -> Ob
         size: of the whole object, where the answer is about a range of it.
     """
     said: Mapping[str, str] = {field.lower(): value for field, value in answer.get("Metadata", {}).items()}
-    content_type, metadata = metadata_of(answer.get("ContentType"), said)
+    content_type, metadata = _metadata_of(answer.get("ContentType"), said)
     return ObjectInfo(
         name,
         int(answer["ContentLength"]) if size is None else size,
@@ -99,12 +99,12 @@ def etag_of(answer: Mapping[str, Any], said: Mapping[str, str]) -> str:
 def digest_in(answer: Mapping[str, Any]) -> str | None:
     """The sha256 that this program wrote beside the object, if it did."""
     for field, value in answer.get("Metadata", {}).items():
-        if field.lower() == DIGEST_FIELD and _SHA256.fullmatch(value):
+        if field.lower() == _DIGEST_FIELD and _SHA256.fullmatch(value):
             return str(value)
     return None
 
 
-def metadata_of(content_type: str | None, said: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
+def _metadata_of(content_type: str | None, said: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
     """Content type and user metadata, as their writer gave them."""
     packed = said.get(_JSON_FIELD)
     if packed is not None:
@@ -117,7 +117,7 @@ def metadata_of(content_type: str | None, said: Mapping[str, str]) -> tuple[str 
             texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
             if all(isinstance(text, str) for text in texts) and isinstance(own_type, str | None):
                 return own_type, metadata
-    rest = {field: value for field, value in said.items() if field not in {DIGEST_FIELD, _VERSION_FIELD}}
+    rest = {field: value for field, value in said.items() if field not in {_DIGEST_FIELD, _VERSION_FIELD}}
     return (None if content_type == _NO_TYPE else content_type), rest
 
 

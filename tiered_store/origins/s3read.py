@@ -20,10 +20,10 @@ from tiered_store.origins.base import CHUNK_BYTES
 from tiered_store.origins.s3errors import translated
 from tiered_store.origins.s3settings import S3Settings
 
-__all__ = ["Fetch", "S3Read", "Tokens", "read_chunks"]
+__all__ = ["S3Read", "Tokens"]
 
 #: Asks for a range of the version that is being read, by offset and length; gives the SDK's stream.
-Fetch = Callable[[int, int], Awaitable[Any]]
+_Fetch = Callable[[int, int], Awaitable[Any]]
 #: Ranges on their way at once for one read, besides the one that is being handed out.
 _AHEAD: Final = 4
 
@@ -67,7 +67,7 @@ class S3Read:
         digest: str | None,
         settings: S3Settings,
         *,
-        fetch: Fetch | None = None,
+        fetch: _Fetch | None = None,
         tokens: Tokens | None = None,
     ) -> None:
         self._info = info
@@ -120,7 +120,7 @@ class S3Read:
     async def _all(self) -> AsyncIterator[bytes]:
         if self._fetch is not None:
             self._plan(self._size)
-        async for chunk in read_chunks(self._body, self._size):
+        async for chunk in _read_chunks(self._body, self._size):
             yield chunk
         while self._ahead:
             offset, task = self._ahead.popleft()
@@ -129,7 +129,7 @@ class S3Read:
             if task is None:
                 assert self._fetch is not None
                 self._body = await self._fetch(offset, length)
-                async for chunk in read_chunks(self._body, length):
+                async for chunk in _read_chunks(self._body, length):
                     yield chunk
             else:
                 try:
@@ -156,7 +156,7 @@ class S3Read:
         assert self._fetch is not None
         body = await self._fetch(offset, length)
         try:
-            return [chunk async for chunk in read_chunks(body, length)]
+            return [chunk async for chunk in _read_chunks(body, length)]
         finally:
             body.close()
 
@@ -179,7 +179,7 @@ class S3Read:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def read_chunks(body: Any, size: int) -> AsyncIterator[bytes]:
+async def _read_chunks(body: Any, size: int) -> AsyncIterator[bytes]:
     """Exactly ``size`` bytes of the SDK's stream, in chunks of ``CHUNK_BYTES``.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.origins import NOTHING_SAID, list_all, memfd_body, pattern, read_all, read_object
+from tests.support.origins import NOTHING_SAID, list_all, memfd_body, pattern, put_all, read_all, read_object
 from tests.support.s3 import S3Server, s3_server, shared_server
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import IntegrityError, NotFound, OriginUnavailable, PermissionDenied
@@ -76,7 +76,7 @@ async def test_more_than_one_page(server: S3Server, opened: Any) -> None:
     settings = server.settings()
     origin = await opened(settings)
     names = [f"n/{number:04}" for number in range(1100)]
-    await asyncio.gather(*(origin.put(name, b"", NOTHING_SAID) for name in names))
+    await put_all(origin, names)
     listing = await origin.list("n/", limit=1050)
     assert ([info.key for info in listing.items], listing.more) == (names[:1050], True)
     assert await list_all(origin, page=1001) == names
@@ -136,6 +136,25 @@ async def test_other_bytes_than_were_written(server: S3Server, opened: Any) -> N
     assert got == []
     await read.close()
     assert await read_all(origin, "a", offset=5, length=10) == data[5:15]  # a part cannot be verified
+
+
+async def test_a_server_that_does_not_look_at_ranges(server: S3Server, opened: Any) -> None:
+    """It gives all of an object from the beginning, which is no part of it; whole reads go on."""
+    origin = await opened(server.settings(part_bytes=PART))
+    data = pattern(3 * PART)
+    await origin.put("a", data, NOTHING_SAID)
+    get_object = origin._s3.get_object
+
+    async def deaf(**said: Any) -> Any:
+        said.pop("Range", None)
+        return await get_object(**said)
+
+    origin._s3.get_object = deaf
+    assert await read_all(origin, "a") == data
+    with pytest.raises(OriginUnavailable, match="parts of objects"):
+        await read_all(origin, "a", offset=5, length=10)
+    with pytest.raises(OriginUnavailable):
+        await origin._same("a", '"x"', PART, PART)
 
 
 async def test_what_others_put_there(server: S3Server, opened: Any) -> None:

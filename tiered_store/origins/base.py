@@ -10,14 +10,29 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tiered_store.aio.ranges import CHUNK_BYTES
+from tiered_store.errors import OriginUnavailable
 from tiered_store.objects import Body, ObjectInfo
 
-__all__ = ["CHUNK_BYTES", "LISTING_METADATA_BYTES", "Listing", "Origin", "OriginRead", "PutHeaders"]
+__all__ = [
+    "CHUNK_BYTES",
+    "LISTING_METADATA_BYTES",
+    "Listing",
+    "ObjectChanged",
+    "Origin",
+    "OriginRead",
+    "PutHeaders",
+]
 
-#: The most that a read hands out at once; also what one fill holds in memory.
-CHUNK_BYTES = 1024 * 1024
 #: A page of a listing ends where the content types and metadata in it exceed this: a thousand objects may have 16 MiB.
 LISTING_METADATA_BYTES = 1024 * 1024
+
+
+class ObjectChanged(OriginUnavailable):
+    """The version that was being read is no longer there; a new read finds another one, or none.
+
+    Going on with the same read cannot help, and waiting need not come before a new one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,7 @@ class OriginRead(Protocol):
         """The bytes, in order, at most ``CHUNK_BYTES`` at a time.
 
         Raises:
-            OriginUnavailable: if the read breaks, or the object changes or ends early under it.
+            OriginUnavailable: if the read breaks, or the object ends early under it. ObjectChanged: if it changes.
         """
         ...
 

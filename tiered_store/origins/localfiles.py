@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tiered_store.errors import NotFound, OriginUnavailable, StoreError
 from tiered_store.objects import Body, Descriptor, ObjectInfo, metadata_bytes
-from tiered_store.origins.base import CHUNK_BYTES, LISTING_METADATA_BYTES, Listing, PutHeaders
+from tiered_store.origins.base import CHUNK_BYTES, LISTING_METADATA_BYTES, Listing, ObjectChanged, PutHeaders
 from tiered_store.origins.localerrors import ABSENT, translated
 from tiered_store.origins.localpath import (
     NewDirectories,
@@ -75,7 +75,7 @@ def read_chunk(descriptor: Descriptor, info: ObjectInfo, position: int, count: i
     """Exactly ``count`` bytes of the version that ``info`` describes.
 
     Raises:
-        OriginUnavailable: somebody writes into the file or has cut it off; a new read finds a new version.
+        ObjectChanged: somebody writes into the file or has cut it off.
         OSError: from the read.
     """
     parts: list[bytes] = []
@@ -87,7 +87,7 @@ def read_chunk(descriptor: Descriptor, info: ObjectInfo, position: int, count: i
         parts.append(part)
         missing -= len(part)
     if missing or version_of(os.fstat(descriptor.fd)) != info.etag:
-        raise OriginUnavailable("the file was changed while it was being read", key=info.key)
+        raise ObjectChanged("the file was changed while it was being read", key=info.key)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -15,14 +15,15 @@ from typing import Any, Final
 
 from tiered_store.aio.digests import digest_body
 from tiered_store.aio.offload import Offload
+from tiered_store.aio.ranges import Tokens
 from tiered_store.errors import NotFound, OriginUnavailable, StoreError
 from tiered_store.key import ARTIFACT_DIRECTORY
 from tiered_store.objects import Body, ObjectInfo, body_size
-from tiered_store.origins.base import Listing, PutHeaders
+from tiered_store.origins.base import Listing, ObjectChanged, PutHeaders
 from tiered_store.origins.s3client import S3Client
 from tiered_store.origins.s3errors import code_of, status_of, translated
 from tiered_store.origins.s3headers import digest_in, etag_of, info_of, modified_ns, put_arguments, written_info
-from tiered_store.origins.s3read import S3Read, Tokens
+from tiered_store.origins.s3read import S3Read
 from tiered_store.origins.s3settings import S3Settings
 from tiered_store.origins.s3write import COPY_MAX_BYTES, S3Writer
 
@@ -119,9 +120,7 @@ class S3Origin:
             return answer["Body"]
         if answer is not None:
             answer["Body"].close()
-        raise OriginUnavailable(
-            "the object was overwritten or deleted while it was read; a new read shows which", key=name
-        )
+        raise ObjectChanged("the object was overwritten or deleted while it was read; a new read shows which", key=name)
 
     async def put(self, name: str, body: Body, headers: PutHeaders) -> ObjectInfo:
         """See ``Origin.put``."""

@@ -34,6 +34,14 @@ class OriginStats:
     puts: int = 0  # objects written
     bytes_read: int = 0
     bytes_written: int = 0
+    # Only of an origin with a guard round it (an S3 bucket), which moves them.
+    retries: int = 0  # requests and broken reads that were tried again
+    retries_refused: int = 0  # ... that were not, because too many others had been
+    hedges: int = 0  # reads that were asked for a second time, because the first answer was late
+    hedges_won: int = 0  # ... and answered by the second
+    breaker_opened: int = 0  # times that the origin was left alone after failures
+    breaker_refused: int = 0  # requests refused at once meanwhile
+    breaker_open: bool = False  # whether it is left alone now
 
 
 @dataclass(slots=True)

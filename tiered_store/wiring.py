@@ -21,9 +21,11 @@ from tiered_store.config.providers import place_of
 from tiered_store.key import Key
 from tiered_store.objects import INLINE_MAX_BYTES
 from tiered_store.origins.base import Origin
+from tiered_store.origins.guard import GuardedOrigin
 from tiered_store.origins.local import LocalOrigin
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.servers.limits import NativeLimits
+from tiered_store.stats import OriginStats
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.store import Store
@@ -171,7 +173,8 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
 
     async with contextlib.AsyncExitStack() as undo:
         pools: list[Offload] = []
-        origin = await _open_origin(config, undo, pools)
+        origin_stats = OriginStats()
+        origin = await _open_origin(config, origin_stats, undo, pools)
         disk = None
         pools.append(_pool(undo, "disk", _DISK_THREADS if config.disk.enabled else 1))
         if config.disk.enabled:
@@ -191,14 +194,26 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
         memory = MemoryTier(
             config.memory.max_bytes, max_share=config.memory.max_object_share, max_descriptors=plan.memory
         )
-        store = Store(memory=memory, disk=disk, origin=origin, policies=_policies(config), limits=store_limits(config))
+        store = Store(
+            memory=memory,
+            disk=disk,
+            origin=origin,
+            policies=_policies(config),
+            limits=store_limits(config),
+            origin_stats=origin_stats,
+        )
         await store.start()
         undo.pop_all()
         return OpenStore(store, pools)
 
 
-async def _open_origin(config: Config, undo: contextlib.AsyncExitStack, pools: list[Offload]) -> Origin:
-    """Start the configured origin, with threads of its own where it has work for them."""
+async def _open_origin(
+    config: Config, stats: OriginStats, undo: contextlib.AsyncExitStack, pools: list[Offload]
+) -> Origin:
+    """Start the configured origin, with threads of its own where it has work for them.
+
+    A bucket gets a guard. A directory does not: one file that cannot be read says nothing about the others.
+    """
     if config.origin.backend == "memory":
         memory = MemoryOrigin(quota_bytes=config.origin.quota_bytes or None)
         undo.push_async_callback(memory.close)
@@ -210,7 +225,12 @@ async def _open_origin(config: Config, undo: contextlib.AsyncExitStack, pools: l
         bucket = S3Origin(s3_settings(config.s3), pools[-1])
         undo.push_async_callback(bucket.close)
         await bucket.start()
-        return bucket
+        guarded = GuardedOrigin(
+            bucket, stats, retry_for_s=config.origin.retry_for_s, hedged_reads=config.origin.hedged_reads
+        )
+        undo.push_async_callback(guarded.close)
+        guarded.start()
+        return guarded
     local = LocalOrigin(config.origin.path, offload=pools[-1])
     undo.push_async_callback(local.close)
     await local.start()

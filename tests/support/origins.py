@@ -14,8 +14,10 @@ from tests.support.s3 import shared_server
 from tiered_store.aio.offload import Offload
 from tiered_store.objects import Descriptor, FileBody, ObjectInfo
 from tiered_store.origins.base import CHUNK_BYTES, Origin, PutHeaders
+from tiered_store.origins.guard import GuardedOrigin
 from tiered_store.origins.local import LocalOrigin
 from tiered_store.origins.memory import MemoryOrigin
+from tiered_store.stats import OriginStats
 
 NOTHING_SAID = PutHeaders()
 #: S3 does not say of each object in a request for many whether it was there, nor list what is in headers, and a large
@@ -53,11 +55,21 @@ async def s3_origin(_: Path) -> AsyncIterator[Origin]:
     await offload.close()
 
 
+@asynccontextmanager
+async def guarded_origin(_: Path) -> AsyncIterator[Origin]:
+    """A guard, round an origin that never fails and is quick: what the guard adds to a bucket is the same."""
+    guarded = GuardedOrigin(MemoryOrigin(), OriginStats(), retry_for_s=30.0, hedged_reads=True)
+    guarded.start()
+    yield guarded
+    await guarded.close()
+
+
 #: Every origin the contract holds for, by name: what opens one, given an empty directory.
 ORIGINS: dict[str, Callable[[Path], AbstractAsyncContextManager[Origin]]] = {
     "memory": memory_origin,
     "local": local_origin,
     "s3": s3_origin,
+    "guarded": guarded_origin,
 }
 
 

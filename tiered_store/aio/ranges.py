@@ -2,9 +2,9 @@
 
 One stream of a server gives a fraction of what the link can carry. So an object is asked for in ranges, and some of
 them are on their way while an earlier one is handed out. What is ahead is in memory; how much that is, over all reads,
-is bounded by tokens, and a read that gets none goes on from one stream. Knows no protocol: who fetches a range, and
-sees to it that all of them are of one version, is told. Invariant: the bytes come in order, all of them, or an
-exception; after ``close`` nothing is on its way.
+is bounded by tokens, and a read that gets none goes on from one stream. What broke can be gone on with. Knows no
+protocol: who fetches a range, and sees to it that all of them are of one version, is told. Invariant: the bytes come in
+order, all of them, or an exception; after ``close`` nothing is on its way.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class Ranges:
     Args:
         first: the stream of the first bytes, or None where there are none to come.
         first_bytes: how many it has.
-        size: bytes in all; more than ``first_bytes`` only with the following three.
+        size: bytes in all; more than ``first_bytes`` only where ``fetch`` is.
+        offset: of the first byte, as ``fetch`` counts.
         part_bytes: size of a range.
-        fetch: for what comes behind the first stream.
+        fetch: for what comes behind the first stream, and to go on where one broke; without it neither can be.
         tokens: one for each range that may be read ahead, over all reads.
     """
 
@@ -74,6 +75,7 @@ class Ranges:
         first_bytes: int,
         size: int,
         *,
+        offset: int = 0,
         part_bytes: int,
         fetch: Fetch | None = None,
         tokens: Tokens | None = None,
@@ -81,7 +83,8 @@ class Ranges:
         self._stream = first
         self._left = first_bytes  # of the stream
         self._begun = False
-        self._size = size
+        self._position = offset  # behind what was handed out
+        self._end = offset + size
         self._part_bytes = part_bytes
         self._fetch = fetch
         self._tokens = tokens
@@ -97,17 +100,38 @@ class Ranges:
         """
         if not self._begun:
             self._begun = True
-            self._plan(self._left)
+            self._plan(self._position + self._left)
         while not self._ready:
             if self._left and self._stream is not None:
                 wanted = min(CHUNK_BYTES, self._left)
                 chunk = await _read_exactly(self._stream, wanted)
                 self._left -= wanted
+                self._position += wanted
                 return chunk
             if not self._ahead:
                 return b""
             await self._take_next(*self._ahead.popleft())
-        return self._ready.popleft()
+        chunk = self._ready.popleft()
+        self._position += len(chunk)
+        return chunk
+
+    async def resume(self) -> None:
+        """After ``next`` has raised: ask again for what it was about to give, so that it can go on.
+
+        Ranges ahead that are in order are kept. May be called again if it raises what ``fetch`` raises.
+        """
+        assert self._fetch is not None
+        if self._stream is not None:
+            self._stream.close()
+        self._left = 0
+        for index, (offset, task) in enumerate(self._ahead):
+            if task is not None and task.done() and (task.cancelled() or task.exception() is not None):
+                self._give()
+                self._ahead[index] = offset, None  # asked for when its turn comes
+        end = self._ahead[0][0] if self._ahead else self._end
+        if self._position < end:
+            self._stream = await self._fetch(self._position, end - self._position)
+            self._left = end - self._position
 
     async def _take_next(self, offset: int, task: asyncio.Task[deque[bytes]] | None) -> None:
         """Turn to the next range, which is on its way already or is asked for now."""
@@ -119,7 +143,7 @@ class Ranges:
                 self._give()
             return
         assert self._fetch is not None
-        length = min(self._part_bytes, self._size - offset)
+        length = min(self._part_bytes, self._end - offset)
         self._stream = await self._fetch(offset, length)
         self._left = length
 
@@ -127,10 +151,10 @@ class Ranges:
         """See to it that the ranges behind ``end`` are on their way, as far as tokens allow; one is always planned."""
         if self._ahead:
             end = self._ahead[-1][0] + self._part_bytes
-        while end < self._size and len(self._ahead) < _AHEAD:
+        while end < self._end and len(self._ahead) < _AHEAD:
             task = None
             if self._tokens is not None and self._tokens.take():
-                task = asyncio.create_task(self._range(end, min(self._part_bytes, self._size - end)))
+                task = asyncio.create_task(self._range(end, min(self._part_bytes, self._end - end)))
             elif self._ahead:
                 return
             self._ahead.append((end, task))

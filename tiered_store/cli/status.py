@@ -17,6 +17,15 @@ __all__ = ["ping", "stats"]
 _TIERS = ("memory", "disk", "cdn")
 _OF_TIERS = ("hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes")
 _OF_THE_ORIGIN = ("hits", "misses", "errors", "not_modified", "puts", "bytes_read", "bytes_written")
+_OF_ITS_GUARD = (
+    "retries",
+    "retries_refused",
+    "hedges",
+    "hedges_won",
+    "breaker_opened",
+    "breaker_refused",
+    "breaker_open",
+)
 
 
 @click.command()
@@ -29,7 +38,7 @@ def stats(context: click.Context, json_output: bool) -> None:
     if json_output:
         write_json(numbers)
         return
-    for places, columns in ((_TIERS, _OF_TIERS), (("origin",), _OF_THE_ORIGIN)):
+    for places, columns in ((_TIERS, _OF_TIERS), (("origin",), _OF_THE_ORIGIN), (("origin",), _OF_ITS_GUARD)):
         click.echo(table([["", *columns], *_rows(numbers, places, columns)]))
         click.echo()
     for name, value in numbers.items():

@@ -100,6 +100,8 @@ class OriginSection(Section):
     backend: Literal["local", "s3", "memory"] = "local"
     path: AbsolutePath
     quota_bytes: ByteSize = 0
+    retry_for_s: Seconds = 30.0
+    hedged_reads: bool = False
 
 
 class S3Section(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tiered_store.aio.ranges import CHUNK_BYTES
 from tiered_store.errors import OriginUnavailable
@@ -22,6 +22,7 @@ __all__ = [
     "Origin",
     "OriginRead",
     "PutHeaders",
+    "Resumable",
 ]
 
 #: A page of a listing ends where the content types and metadata in it exceed this: a thousand objects may have 16 MiB.
@@ -69,6 +70,21 @@ class OriginRead(Protocol):
 
     async def close(self) -> None:
         """Give back the file or connection; safe at any time, more than once."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A read that can be gone on with after it broke."""
+
+    async def resume(self) -> None:
+        """Ask again for what was not given yet; ``chunks``, called anew, goes on there.
+
+        What the whole is held against (its digest, its size) it still is.
+
+        Raises:
+            ObjectChanged: that version is not there any more. Others as ``Origin.open``; it may be called again then.
+        """
         ...
 
 

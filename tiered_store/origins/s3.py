@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from tiered_store.aio.digests import digest_body
@@ -87,8 +88,15 @@ class S3Origin:
         if not _begins_at(answer, offset):
             answer["Body"].close()
             raise OriginUnavailable("the origin does not give parts of objects", key=name, retryable=False)
-        size = _whole_size(answer, offset)
-        return S3Read(info_of(name, answer, size), answer["Body"], int(answer["ContentLength"]), None, self._settings)
+        return S3Read(
+            info_of(name, answer, _whole_size(answer, offset)),
+            answer["Body"],
+            int(answer["ContentLength"]),
+            None,
+            self._settings,
+            offset=offset,
+            fetch=partial(self._same, name, answer["ETag"]),
+        )
 
     async def _whole(self, name: str) -> S3Read:
         """All of an object: its beginning is asked for, and what the answer says of its size decides what follows."""
@@ -101,13 +109,9 @@ class S3Origin:
         info = info_of(name, answer, _whole_size(answer, 0))
         # The store hashes artifacts itself, against their names.
         digest = None if name.startswith(ARTIFACT_DIRECTORY) else digest_in(answer)
-        if here == info.size:
-            return S3Read(info, answer["Body"], here, digest, self._settings)
-
-        async def fetch(offset: int, length: int) -> Any:
-            return await self._same(name, answer["ETag"], offset, length)
-
-        return S3Read(info, answer["Body"], here, digest, self._settings, fetch=fetch, tokens=self._ahead)
+        fetch = partial(self._same, name, answer["ETag"])
+        tokens = None if here == info.size else self._ahead
+        return S3Read(info, answer["Body"], here, digest, self._settings, fetch=fetch, tokens=tokens)
 
     async def _same(self, name: str, etag: str, offset: int, length: int) -> Any:
         """The stream of a range of one version, the one with this ETag of the server's."""

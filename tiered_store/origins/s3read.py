@@ -1,7 +1,7 @@
 """Reading one object from S3: one version, in chunks, verified where its writer left a digest.
 
 A large object is asked for in ranges, some of them ahead of the reader (``aio/ranges.py``). Every range is of one
-version: a server that looks at no conditions still tells its ETag.
+version: a server that looks at no conditions still tells its ETag. A read that broke goes on with the same digest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["S3Read"]
 
 
 class S3Read:
-    """An object being read; implements ``OriginRead``.
+    """An object being read; implements ``OriginRead`` and ``Resumable``.
 
     Args:
         info: the whole object's.
@@ -28,8 +28,9 @@ class S3Read:
         size: bytes that this stream has.
         digest: what all the bytes have to hash to, or None.
         settings: the bucket's.
-        fetch: for what comes behind the first stream, up to the object's end; None where nothing does.
-        tokens: one for each range that may be read ahead, over all reads.
+        offset: of the first byte.
+        fetch: for what a stream that broke did not give, and for what comes behind the first one; None without a body.
+        tokens: one for each range that may be read ahead, over all reads; None where nothing comes behind ``size``.
     """
 
     def __init__(
@@ -40,14 +41,19 @@ class S3Read:
         digest: str | None,
         settings: S3Settings,
         *,
+        offset: int = 0,
         fetch: Fetch | None = None,
         tokens: Tokens | None = None,
     ) -> None:
         self._info = info
         self._expected = digest
+        self._digest = None if digest is None else hashlib.sha256()
+        self._held = b""  # the last chunk is handed out only when all of them have been verified
         self._settings = settings
-        self._size = size if fetch is None else info.size
-        self._ranges = Ranges(body, size, self._size, part_bytes=settings.part_bytes, fetch=fetch, tokens=tokens)
+        self._missing = size if tokens is None else info.size
+        self._ranges = Ranges(
+            body, size, self._missing, offset=offset, part_bytes=settings.part_bytes, fetch=fetch, tokens=tokens
+        )
 
     @property
     def info(self) -> ObjectInfo:
@@ -61,30 +67,32 @@ class S3Read:
             OriginUnavailable: the connection broke, the object changed, or the read was closed.
             IntegrityError: these are not the bytes that were written.
         """
-        digest = None if self._expected is None else hashlib.sha256()
-        missing = self._size
-        held: bytes | None = None  # the last chunk is handed out only when all of them have been verified
         with translated(self._settings, self._info.key):
             while chunk := await self._ranges.next():
                 if self._ranges.is_closed:
                     break
-                missing -= len(chunk)
-                if digest is not None:
-                    digest.update(chunk)
-                if held is not None:
+                self._missing -= len(chunk)
+                if self._digest is not None:
+                    self._digest.update(chunk)
+                held, self._held = self._held, chunk
+                if held:
                     yield held
-                held = chunk
-            if missing or self._ranges.is_closed:
+            if self._missing or self._ranges.is_closed:
                 raise OriginUnavailable("the read was closed before its end")
-            if digest is not None and digest.hexdigest() != self._expected:
+            if self._digest is not None and self._digest.hexdigest() != self._expected:
                 raise IntegrityError(
                     "the origin gives other bytes than were written",
                     expected=self._expected,
-                    actual=digest.hexdigest(),
+                    actual=self._digest.hexdigest(),
                     source="origin",
                 )
-        if held is not None:
-            yield held
+        if self._held:
+            yield self._held
+
+    async def resume(self) -> None:
+        """See ``Resumable``. The digest is of all that came, before and after."""
+        with translated(self._settings, self._info.key):
+            await self._ranges.resume()
 
     async def close(self) -> None:
         """Give the connections back, or end them where bytes are still to come."""

@@ -23,7 +23,7 @@ from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, O
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, key_of_name
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
 from tiered_store.origins.base import CHUNK_BYTES, Listing, Origin, PutHeaders
-from tiered_store.stats import StoreStats, TierStats
+from tiered_store.stats import OriginStats, StoreStats, TierStats
 from tiered_store.store.cache import Cache, DiskPlace, MemoryPlace
 from tiered_store.store.damage import KnownDamage
 from tiered_store.store.fill import Fill
@@ -66,6 +66,7 @@ class Store:
         origin: the place that must not forget.
         policies: freshness by key prefix.
         limits: see there.
+        origin_stats: where the origin's own counters are, if it has any; what is asked of it is counted there, too.
         clock: monotonic seconds.
         wall: seconds since the epoch.
     """
@@ -78,12 +79,13 @@ class Store:
         origin: Origin,
         policies: Policies,
         limits: StoreLimits,
+        origin_stats: OriginStats | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._limits = limits
         self._clock = clock
-        self._counters = StoreStats()
+        self._counters = StoreStats(origin=origin_stats or OriginStats())
         self._offload = Offload(_THREADS, "store")
         self._budget = ByteBudget(max(limits.fill_buffer_bytes, INLINE_MAX_BYTES))
         self._closers = TaskSet("closing a read", log_faults=True)

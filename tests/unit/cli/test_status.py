@@ -19,7 +19,10 @@ def test_stats_for_people(run: Run) -> None:
     assert lines[4].split() == ["hits", "misses", "errors", "not_modified", "puts", "bytes_read", "bytes_written"]
     assert lines[5].split() == ["origin", "1", "-", "-", "-", "7", "1", "MiB", "-"]
     assert [lines[3], lines[6]] == ["", ""]
-    assert [line.split() for line in lines[7:]] == [["fills", "4"], ["uptime_s", "1.2"], ["rss_bytes", "1", "MiB"]]
+    assert lines[7].split()[:2] == ["retries", "retries_refused"]
+    assert lines[8].split() == ["origin", *["-"] * 7]
+    assert lines[9] == ""
+    assert [line.split() for line in lines[10:]] == [["fills", "4"], ["uptime_s", "1.2"], ["rss_bytes", "1", "MiB"]]
 
 
 def test_stats_for_scripts(run: Run) -> None:
@@ -32,5 +35,5 @@ def test_ping(run: Run, store: type[FakeClient]) -> None:
 
 
 def test_every_number_of_the_origin_is_shown(run: Run) -> None:
-    shown = set(run("stats").stdout.splitlines()[4].split())
-    assert shown == {field.name for field in fields(OriginStats)}
+    lines = run("stats").stdout.splitlines()
+    assert {*lines[4].split(), *lines[7].split()} == {field.name for field in fields(OriginStats)}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.wire import ScriptedDaemon, ServerSide
-from tiered_store.client import operations
+from tiered_store.client import downloads
 from tiered_store.client.multiplexed import MultiplexedLink
 from tiered_store.protocol.frames import Frame, Opcode, encode_frame
 
@@ -45,7 +45,7 @@ async def connected(*scripts: Callable[[ServerSide], object], timeout_s: float |
 
 async def get(link: MultiplexedLink, key: str = "a", **options: Any) -> bytes:
     """Read an object."""
-    return (await link.run(operations.get, key, flags=0, **options)).data
+    return (await link.run(downloads.get, key, flags=0, **options)).data
 
 
 async def until(condition: Callable[[], bool]) -> None:

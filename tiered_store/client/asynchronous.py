@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from tiered_store.client import operations
+from tiered_store.client import downloads, operations
 from tiered_store.client.address import socket_path_of
 from tiered_store.client.arguments import check_waits, named, span_of
 from tiered_store.client.availability import Availability, OnUnavailable, deadline_ms, is_callers_fault
@@ -231,7 +231,7 @@ class AsyncClient:
         return flags | (Flag.NO_PROMOTE if no_promote else 0)
 
     async def _get(self, key: str, flags: int, span: tuple[int, int | None] | None = None) -> Received:
-        return await self._run(operations.get, key, flags=flags, span=span, deadline_ms=self._deadline_ms)
+        return await self._run(downloads.get, key, flags=flags, span=span, deadline_ms=self._deadline_ms)
 
     async def get_file(self, key: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> ObjectInfo:
         """Write the object to a file, which appears whole or not at all; see ``Client.get_file``.
@@ -242,7 +242,9 @@ class AsyncClient:
             target = await asyncio.to_thread(target_of, path, progress)
             try:
                 flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-                received = await self._run(operations.get, key, flags=flags, sink=target.sink)
+                received = await self._run(
+                    downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart
+                )
                 await asyncio.to_thread(target.take, received)
                 await asyncio.to_thread(target.commit)
                 return received.info
@@ -259,7 +261,9 @@ class AsyncClient:
         target = PieceTarget(write, progress)
         flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
         with CallersErrors():
-            received = await self._run(operations.get, key, flags=flags, sink=target.sink)
+            received = await self._run(
+                downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart
+            )
             target.take(received)
             return received.info
 

@@ -17,9 +17,9 @@ from collections import deque
 from typing import Final, TypeVar
 
 from tiered_store.aio.rights import ANCILLARY_BYTES, CLOEXEC, own_descriptors, rights_of
-from tiered_store.client import operations
+from tiered_store.client import downloads, operations
 from tiered_store.client.arguments import no_key
-from tiered_store.client.operations import Blocking, Conversation, Incoming, Received, receive_object
+from tiered_store.client.operations import Blocking, Conversation, Incoming, Received
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, ProtocolError, StoreError
 from tiered_store.key import MAX_KEY_BYTES
 from tiered_store.objects import Descriptor, FileBody
@@ -185,10 +185,11 @@ class Link:
         place: that halves the client's share of a small read (docs/performance.md).
         """
         request_id = self.begin()
-        raw = b""
+        raw = request = b""
         try:
             raw = key.encode()
-            self._sendall(_pack(len(raw), _GET, flags, 0, request_id, deadline_ms) + raw)
+            request = _pack(len(raw), _GET, flags, 0, request_id, deadline_ms) + raw
+            self._sendall(request)
             data, ancillary, _, _ = self._recvmsg(_READ_BYTES, ANCILLARY_BYTES, CLOEXEC)
         except BlockingIOError:
             raise self._too_late() from None
@@ -215,7 +216,7 @@ class Link:
                     file = FileBody(descriptor, offset, size, is_memory=False)
                     return Received(data[HEADER_BYTES:body_at], key, b"", file)
         self._sort(data, ancillary)
-        return self.run(receive_object(request_id, key, self.receive()))
+        return self.run(downloads.receive_object(request_id, key, self.receive(), request))
 
     def ask(self, opcode: Opcode, head: bytes, body: bytes, deadline_ms: int, expected: Opcode) -> Frame:
         """One request whose answer is one frame: what a conversation of that kind comes to, at a third of the price.

@@ -24,13 +24,11 @@ from tiered_store.protocol.batches import (
     is_status,
     item_error,
 )
-from tiered_store.protocol.frames import DATA_MAX_BYTES, STREAM_WINDOW_BYTES, Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.frames import DATA_MAX_BYTES, Flag, Frame, Opcode, encode_frame
 from tiered_store.protocol.messages import (
     PutRequest,
     decode_info,
     decode_listing,
-    decode_span,
-    encode_get,
     encode_list_request,
     encode_put,
     encode_put_head,
@@ -44,6 +42,7 @@ __all__ = [
     "Incoming",
     "Outgoing",
     "Received",
+    "Sink",
     "Upload",
     "answer",
     "checked",
@@ -51,7 +50,6 @@ __all__ = [
     "delete",
     "delete_prefix",
     "exists_many",
-    "get",
     "get_many",
     "inline_head",
     "is_settled",
@@ -59,7 +57,6 @@ __all__ = [
     "ping",
     "put",
     "put_many",
-    "receive_object",
     "stat",
     "stats",
 ]
@@ -158,65 +155,6 @@ def _exchange(request: bytes, expected: Opcode) -> Conversation[Frame]:
 
 
 # -- reading ----------------------------------------------------------------------------------------
-
-
-def get(
-    request_id: int,
-    key: str,
-    *,
-    flags: int,
-    span: tuple[int, int | None] | None = None,
-    deadline_ms: int = 0,
-    sink: Callable[[ObjectInfo], Sink] | None = None,
-) -> Conversation[Received]:
-    """Read an object.
-
-    Args:
-        request_id: chosen by the driver.
-        key: the object's key.
-        flags: hints and what replies are welcome.
-        span: offset, and length or None.
-        deadline_ms: for the server; 0 for none.
-        sink: for bytes that come as a stream; called once with the object's information, and gives a function
-            that takes them, or says by a ``Blocking`` how they are taken. Without one they are collected.
-    """
-    yield encode_get(request_id, raw_key(key), flags=flags, span=span, deadline_ms=deadline_ms), None
-    incoming = yield RECEIVE
-    return (yield from receive_object(request_id, key, incoming, sink=sink))
-
-
-def receive_object(
-    request_id: int, key: str, first: Incoming, *, sink: Callable[[ObjectInfo], Sink] | None = None
-) -> Conversation[Received]:
-    """Go on from the first frame of a reply to GET."""
-    frame, descriptor = first
-    checked(frame, Opcode.OBJECT, Opcode.OBJECT_DESCRIPTOR, Opcode.OBJECT_STREAM)
-    if frame.opcode == Opcode.OBJECT:
-        return Received(frame.head, key, frame.body)
-    if frame.opcode == Opcode.OBJECT_DESCRIPTOR:
-        if descriptor is None:
-            raise ProtocolError("a reply by descriptor came without its descriptor")
-        offset, length = decode_span(frame.body)
-        return Received(frame.head, key, b"", FileBody(descriptor, offset, length, is_memory=False))
-    head = frame.head
-    collected = bytearray()
-    info = decode_info(head, key)[0]
-    write: Sink = collected.extend if sink is None else sink(info)
-    granted = STREAM_WINDOW_BYTES
-    while True:
-        frame, _ = yield RECEIVE
-        checked(frame, Opcode.DATA, Opcode.END)
-        if frame.opcode == Opcode.END:
-            return Received(head, key, bytes(collected))
-        blocking = write(frame.payload)
-        if isinstance(blocking, Blocking):
-            yield blocking
-        grant = min(len(frame.payload), info.size - granted)
-        if grant > 0:
-            # Never beyond the end: a daemon that stops closes the connection behind its last byte, and to send
-            # what nobody needs would then fail, with the whole object here.
-            granted += grant
-            yield encode_frame(Opcode.WINDOW, request_id, extra=grant), None
 
 
 def get_many(

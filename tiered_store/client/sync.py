@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from tiered_store.client import operations
+from tiered_store.client import downloads, operations
 from tiered_store.client.address import socket_path_of
 from tiered_store.client.arguments import check_waits, named, span_of
 from tiered_store.client.availability import OnUnavailable, deadline_ms, is_callers_fault
@@ -173,7 +173,7 @@ class Client:
         return flags | Flag.NO_PROMOTE if no_promote else flags
 
     def _get(self, key: str, flags: int, span: tuple[int, int | None] | None = None) -> Received:
-        return self._run(operations.get, key, flags=flags, span=span, deadline_ms=self._deadline_ms)
+        return self._run(downloads.get, key, flags=flags, span=span, deadline_ms=self._deadline_ms)
 
     def get_file(self, key: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> ObjectInfo:
         """Write the object to a file, which appears whole or not at all.
@@ -192,7 +192,7 @@ class Client:
             target = target_of(path, progress)
             try:
                 flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-                received = self._run(operations.get, key, flags=flags, sink=target.sink)
+                received = self._run(downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart)
                 target.take(received)
                 target.commit()
                 return received.info
@@ -211,7 +211,10 @@ class Client:
 
         def work(link: Link) -> ObjectInfo:
             flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-            received = link.run(operations.get(link.begin(), key, flags=flags, sink=target.sink))
+            conversation = downloads.get(
+                link.begin(), key, flags=flags, sink=target.sink, may_restart=target.may_restart
+            )
+            received = link.run(conversation)
             target.take(received)
             return received.info
 

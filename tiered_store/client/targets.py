@@ -92,6 +92,10 @@ class FileTarget:
         with _named(self._name):
             _write_all(self._fd, data)
 
+    def may_restart(self) -> bool:
+        """Whether the bytes may come from the first one again."""
+        return self._fd >= 0
+
     def take(self, received: Received) -> None:
         """Write what came at once: bytes, or a file to clone or copy; for a stream, see that it was whole.
 
@@ -174,6 +178,10 @@ class PieceTarget:
         self._refuse_second_attempt()
         return lambda data: self._give(data, info.size)
 
+    def may_restart(self) -> bool:
+        """Whether nothing was given yet."""
+        return not self._given
+
     def take(self, received: Received) -> None:
         """Give what came at once: bytes, or a file in pieces; for a stream, see that it was whole.
 
@@ -193,7 +201,7 @@ class PieceTarget:
             raise ProtocolError(f"the daemon sent {self._given} bytes of an object of {received.info.size}")
 
     def _refuse_second_attempt(self) -> None:
-        if self._given:
+        if not self.may_restart():
             raise DaemonUnavailable(f"the daemon closed the connection after {self._given} bytes of the object")
 
     def _give(self, data: bytes, total: int) -> None:

@@ -12,7 +12,7 @@ from tests.support.faults import ManualClock
 from tests.support.links import answer, echo, lost, until
 from tests.support.wire import ScriptedDaemon, ServerSide
 from tiered_store import AsyncClient
-from tiered_store.client import operations
+from tiered_store.client import downloads
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound
 from tiered_store.protocol.frames import Opcode, encode_frame
 from tiered_store.protocol.status import encode_error
@@ -188,7 +188,7 @@ async def test_one_that_greets_nobody_is_left_alone() -> None:
 
 async def test_a_failure_to_connect_leaves_no_garbage(tmp_path: Any) -> None:
     client = AsyncClient(tmp_path / "none")
-    assert await lost(lambda kept: client._run(operations.get, "a", flags=0, sink=kept), DaemonUnavailable)
+    assert await lost(lambda kept: client._run(downloads.get, "a", flags=0, sink=kept), DaemonUnavailable)
     await client.close()
 
 

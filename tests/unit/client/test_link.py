@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.origins import memfd_body, open_descriptors, pattern
 from tests.support.wire import ScriptedDaemon, ServerSide, info, welcome
-from tiered_store.client import operations
+from tiered_store.client import downloads, operations
 from tiered_store.client.link import Link, breaks_link, connect_error
 from tiered_store.client.operations import Received, Upload
 from tiered_store.errors import (
@@ -173,11 +173,11 @@ class TestDeadlines:
             original = link._limit_time
             link._limit_time = lambda seconds: (limits.append(seconds or 0.0), original(seconds))[1]  # type: ignore[method-assign, func-returns-value]
             number = link.begin()
-            link.send(operations.encode_get(number, b"a"))
+            link.send(downloads.encode_get(number, b"a"))
             link._sort(*link._read())
             link._deadline = link._deadline - 15.0  # type: ignore[operator]  # fifteen seconds later
             go_on.set()
-            link.run(operations.receive_object(number, "a", link.receive()))
+            link.run(downloads.receive_object(number, "a", link.receive(), b""))
             assert len(limits) == 1
             assert 4.0 < limits[0] <= 5.0
             assert link.fetch("a", 0, 0) == b"again"
@@ -277,7 +277,7 @@ class TestReading:
         with ScriptedDaemon(talk(step)) as daemon:
             link = connected(daemon)
             with pytest.raises(NotFound):
-                link.run(operations.get(link.begin(), "a", flags=0, sink=sink))
+                link.run(downloads.get(link.begin(), "a", flags=0, sink=sink))
             assert not link.is_clean
             link.close()
 
@@ -315,7 +315,7 @@ class TestTheDaemonMisbehaves:
         with ScriptedDaemon(talk(step)) as daemon:
             link = connected(daemon)
             with pytest.raises(error) as caught:
-                link.run(operations.get(link.begin(), "a", flags=0))
+                link.run(downloads.get(link.begin(), "a", flags=0))
             assert breaks_link(caught.value)
             link.close()
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.conversations import END, ID, STORED, Driver, data, refusal, window
 from tests.support.origins import memfd_body, pattern
 from tests.support.wire import info, one_frame
-from tiered_store.client import operations
-from tiered_store.client.operations import Blocking, Conversation, Upload
+from tiered_store.client import downloads, operations
+from tiered_store.client.operations import Conversation, Upload
 from tiered_store.errors import (
     IntegrityError,
     InvalidKey,
@@ -19,175 +20,32 @@ from tiered_store.errors import (
     OriginUnavailable,
     ProtocolError,
     QuotaExceeded,
-    StoreError,
     TooLarge,
 )
-from tiered_store.objects import Descriptor
 from tiered_store.protocol.batches import ITEM_LARGE, decode_keys, encode_batch, encode_stored, item_status
-from tiered_store.protocol.frames import DATA_MAX_BYTES, STREAM_WINDOW_BYTES, Flag, Frame, Opcode, encode_frame
+from tiered_store.protocol.frames import DATA_MAX_BYTES, STREAM_WINDOW_BYTES, Flag, Opcode, encode_frame
 from tiered_store.protocol.messages import (
-    decode_get,
     decode_list_request,
     decode_put,
     encode_info,
     encode_listing,
-    encode_span,
 )
-from tiered_store.protocol.status import encode_error
-
-ID = 7
 
 
-class Driver:
-    """Drives a conversation as far as it goes without being given a frame."""
-
-    def __init__(self, conversation: Conversation[Any]) -> None:
-        self.conversation = conversation
-        self.sent: list[Frame] = []
-        self.descriptors: list[Descriptor] = []
-        self.result: Any = None
-        self.is_over = False
-        self._go(lambda: next(conversation))
-
-    def _go(self, step: Callable[[], Any]) -> None:
-        try:
-            action = step()
-            while action is not None:
-                if isinstance(action, Blocking):
-                    action.run()
-                else:
-                    data, descriptor = action
-                    self.sent.append(one_frame(data))
-                    self.descriptors += [descriptor] if descriptor else []
-                action = next(self.conversation)
-        except StopIteration as stop:
-            self.is_over = True
-            self.result = stop.value
-
-    def give(self, *frames: bytes, descriptor: Descriptor | None = None) -> Driver:
-        """Have these frames arrive."""
-        for data in frames:
-            assert not self.is_over
-            frame = one_frame(data)
-            self._go(lambda frame=frame: self.conversation.send((frame, descriptor)))
-        return self
-
-    def opcodes(self) -> list[str]:
-        return [Opcode(frame.opcode).name for frame in self.sent]
-
-
-def refusal(error: StoreError) -> bytes:
-    return encode_error(ID, error)
-
-
-def data(body: bytes) -> bytes:
-    return encode_frame(Opcode.DATA, ID, body=body)
-
-
-def window(size: int) -> bytes:
-    return encode_frame(Opcode.WINDOW, ID, extra=size)
-
-
-END = encode_frame(Opcode.END, ID)
-HEAD = encode_info(info("x", 10), "memory", with_key=False)
-STREAM = encode_frame(Opcode.OBJECT_STREAM, ID, head=HEAD)
-LONG_STREAM = encode_frame(Opcode.OBJECT_STREAM, ID, head=encode_info(info("x", 1 << 30), with_key=False))
-STORED = encode_frame(Opcode.INFO, ID, head=encode_info(info("a/b")))
-
-
-class TestGet:
-    def test_what_is_asked(self) -> None:
-        driver = Driver(operations.get(ID, "größe", flags=5, span=(3, None), deadline_ms=9))
-        (frame,) = driver.sent
-        assert decode_get(frame) == ("größe".encode(), 3, None)
-        assert (frame.request_id, frame.flags, frame.extra) == (ID, 5 | Flag.RANGE, 9)
-
-    def test_inline(self) -> None:
-        driver = Driver(operations.get(ID, "a", flags=0)).give(encode_frame(Opcode.OBJECT, ID, head=HEAD, body=b"abc"))
-        assert driver.result.data == b"abc"
-        assert driver.result.file is None
-        assert driver.result.info.key == "a"
-
-    def test_by_descriptor(self) -> None:
-        body = memfd_body(b"file")
-        reply = encode_frame(Opcode.OBJECT_DESCRIPTOR, ID, head=HEAD, body=encode_span(4096, 10))
-        driver = Driver(operations.get(ID, "a", flags=0)).give(reply, descriptor=body.descriptor)
-        file = driver.result.file
-        assert (file.descriptor, file.offset, file.size) == (body.descriptor, 4096, 10)
-
-    def test_by_descriptor_without_one(self) -> None:
-        reply = encode_frame(Opcode.OBJECT_DESCRIPTOR, ID, head=HEAD, body=encode_span(0, 10))
-        with pytest.raises(ProtocolError, match="without its descriptor"):
-            Driver(operations.get(ID, "a", flags=0)).give(reply)
-
-    def test_a_stream_is_collected_and_granted(self) -> None:
-        driver = Driver(operations.get(ID, "a", flags=0)).give(LONG_STREAM, data(b"hello"), data(b"world"), END)
-        assert driver.result.data == b"helloworld"
-        assert [(frame.opcode, frame.extra) for frame in driver.sent[1:]] == [(Opcode.WINDOW, 5), (Opcode.WINDOW, 5)]
-
-    def test_nothing_is_granted_beyond_the_end(self) -> None:
-        """A daemon that stops closes behind its last byte; a grant that nobody needs would then fail the read."""
-        size = STREAM_WINDOW_BYTES + 7
-        opening = encode_frame(Opcode.OBJECT_STREAM, ID, head=encode_info(info("x", size), with_key=False))
-        driver = Driver(operations.get(ID, "a", flags=0)).give(opening)
-        for _ in range(4):
-            driver.give(data(bytes(DATA_MAX_BYTES)))
-        driver.give(data(bytes(7)), END)
-        assert [frame.extra for frame in driver.sent[1:]] == [7]
-        assert len(driver.result.data) == size
-
-    def test_a_stream_into_a_sink(self) -> None:
-        taken: list[bytes] = []
-        seen = []
-
-        def sink(value: Any) -> Callable[[bytes], None]:
-            seen.append(value)
-            return taken.append
-
-        driver = Driver(operations.get(ID, "a", flags=0, sink=sink)).give(STREAM, data(b"hello"), data(b"world"), END)
-        assert taken == [b"hello", b"world"]
-        assert [value.size for value in seen] == [10]
-        assert driver.result.data == b""
-
-    def test_bytes_are_granted_when_they_have_been_used(self) -> None:
-        """The sink is called before the window moves, so that a slow one holds the daemon back."""
-        order: list[str] = []
-        driver = Driver(operations.get(ID, "a", flags=0, sink=lambda _: lambda _: order.append("used")))
-        driver.give(LONG_STREAM)
-        before = len(driver.sent)
-        driver.give(data(b"x"))
-        assert order == ["used"]
-        assert len(driver.sent) == before + 1
-
-    @pytest.mark.parametrize("frames", [[], [STREAM], [STREAM, data(b"hello")]])
-    def test_an_error_at_any_time(self, frames: list[bytes]) -> None:
-        driver = Driver(operations.get(ID, "a", flags=0)).give(*frames)
-        with pytest.raises(OriginUnavailable):
-            driver.give(refusal(OriginUnavailable("broken")))
-
-    @pytest.mark.parametrize(
-        "frames",
-        [[STORED], [data(b"x")], [END], [window(1)], [STREAM, window(1)], [STREAM, STREAM], [STREAM, STORED]],
-    )
-    def test_frames_that_do_not_belong_here(self, frames: list[bytes]) -> None:
-        driver = Driver(operations.get(ID, "a", flags=0)).give(*frames[:-1])
-        with pytest.raises(ProtocolError, match="unexpected reply"):
-            driver.give(frames[-1])
-
-    @pytest.mark.parametrize("key", ["\ud800", "x" * 1025, "ü" * 600])
-    def test_keys_that_cannot_be_sent(self, key: str) -> None:
-        for operation in (
-            operations.get(ID, key, flags=0),
-            operations.stat(ID, key),
-            operations.delete(ID, key),
-            operations.delete_prefix(ID, key),
-            operations.copy(ID, key, "a"),
-            operations.copy(ID, "a", key),
-            operations.list_page(ID, key, b"", 1),
-            operations.put(ID, key, lambda: Upload(1, inline=b"x"), content_type=None, metadata={}),
-        ):
-            with pytest.raises(InvalidKey):
-                Driver(operation)
+@pytest.mark.parametrize("key", ["\ud800", "x" * 1025, "ü" * 600])
+def test_keys_that_cannot_be_sent(key: str) -> None:
+    for operation in (
+        downloads.get(ID, key, flags=0),
+        operations.stat(ID, key),
+        operations.delete(ID, key),
+        operations.delete_prefix(ID, key),
+        operations.copy(ID, key, "a"),
+        operations.copy(ID, "a", key),
+        operations.list_page(ID, key, b"", 1),
+        operations.put(ID, key, lambda: Upload(1, inline=b"x"), content_type=None, metadata={}),
+    ):
+        with pytest.raises(InvalidKey):
+            Driver(operation)
 
 
 class TestGetMany:

@@ -12,7 +12,7 @@ from tests.support.faults import Gate, ManualClock
 from tests.support.store import settle
 from tiered_store.errors import IntegrityError, NotFound, OriginUnavailable, PermissionDenied
 from tiered_store.objects import Body, ObjectInfo
-from tiered_store.origins.base import Listing, OriginRead, Overwritten, PutHeaders
+from tiered_store.origins.base import Listing, ObjectChanged, OriginRead, PutHeaders
 from tiered_store.origins.guard import GuardedOrigin
 from tiered_store.origins.hedging import Latencies
 from tiered_store.stats import OriginStats
@@ -307,7 +307,7 @@ class TestResume:
 
     async def test_not_with_another_version(self, rig: Rig) -> None:
         rig.origin.say("chunk:4", down())
-        rig.origin.say("resume", Overwritten("another version"))
+        rig.origin.say("resume", ObjectChanged("another version"))
         with pytest.raises(OriginUnavailable, match="another version") as caught:
             await rig.read()
         assert caught.value.retryable

@@ -17,7 +17,7 @@ from tiered_store.errors import (
     PermissionDenied,
     QuotaExceeded,
 )
-from tiered_store.origins.base import Overwritten
+from tiered_store.origins.base import ObjectChanged
 from tiered_store.origins.retries import Allowance, Attempts
 from tiered_store.stats import OriginStats
 
@@ -137,7 +137,7 @@ class TestRetries:
             QuotaExceeded("full"),
             IntegrityError("wrong"),
             OriginUnavailable("no such bucket", retryable=False),
-            Overwritten("another version"),
+            ObjectChanged("another version"),
             ValueError("a bug"),
         ],
     )
@@ -222,7 +222,7 @@ class TestBreaker:
         assert (rig.asked, rig.stats.breaker_refused, rig.pauses) == (5, 1, pauses)
 
     async def test_answers_keep_it_closed(self, rig: Rig) -> None:
-        for answer in (NotFound("no"), PermissionDenied("no"), Overwritten("other"), None) * 3:
+        for answer in (NotFound("no"), PermissionDenied("no"), ObjectChanged("other"), None) * 3:
             for _ in range(4):
                 with pytest.raises(OriginUnavailable):
                     await rig.attempts.once(rig.attempts.enter(), failing)

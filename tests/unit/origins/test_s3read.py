@@ -11,7 +11,7 @@ from tests.support.origins import NOTHING_SAID, pattern
 from tests.support.s3 import shared_server
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import IntegrityError, OriginUnavailable
-from tiered_store.origins.base import CHUNK_BYTES, Overwritten
+from tiered_store.origins.base import CHUNK_BYTES, ObjectChanged
 from tiered_store.origins.guard import GuardedOrigin
 from tiered_store.origins.s3 import S3Origin
 from tiered_store.origins.s3read import S3Read
@@ -159,7 +159,7 @@ async def test_another_version_does_not_go_on(bucket: Bucket, change: str) -> No
         await bucket.origin.delete(["a"])
     else:
         await bucket.origin.put("a", pattern(PART, 2), NOTHING_SAID)
-    with pytest.raises(Overwritten, match="overwritten or deleted while it was read") as caught:
+    with pytest.raises(ObjectChanged, match="overwritten or deleted while it was read") as caught:
         await read.resume()
     assert caught.value.retryable
     await read.close()

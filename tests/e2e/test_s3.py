@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.clients import some_bytes
 from tests.support.daemon import RunningDaemon
-from tests.support.processes import MIB, descriptors
+from tests.support.processes import MIB, descriptors, until
 from tests.support.s3 import KEY_ID, SECRET, S3Server, s3_server, shared_server
-from tiered_store import NotFound, OriginUnavailable, PermissionDenied
+from tiered_store import Client, NotFound, OriginUnavailable, PermissionDenied
 from tiered_store.objects import INLINE_MAX_BYTES
 
 SMALL, LARGE = 1000, 3 * MIB
@@ -208,6 +208,7 @@ def test_a_server_that_comes_later(daemon_factory: Callable[..., RunningDaemon],
         with s3_server(free_port) as server:
             server.client.create_bucket(Bucket="builds")
             server.client.put_object(Bucket="builds", Key="a", Body=b"1")
+            until(lambda: is_answered(store, "a"), "an answer; the breaker may be open", limit_s=40.0)
             assert store.get("a") == b"1"
             store.put("b", b"2")
         assert store.get("b") == b"2"  # from memory
@@ -216,6 +217,13 @@ def test_a_server_that_comes_later(daemon_factory: Callable[..., RunningDaemon],
     assert "the origin fails" in daemon.events()
     assert "the origin answers again" in daemon.events()
     assert daemon.stop() == 0
+
+
+def is_answered(store: Client, key: str) -> bool:
+    try:
+        return bool(store.get(key))
+    except OriginUnavailable:
+        return False
 
 
 def test_connections_are_kept_and_closed(daemon_factory: Callable[..., RunningDaemon], server: S3Server) -> None:

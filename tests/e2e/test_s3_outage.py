@@ -121,6 +121,24 @@ def test_a_start_without_the_origin(daemon_factory: Callable[..., RunningDaemon]
     assert daemon.stop() == 0
 
 
+def test_late_answers_are_asked_for_twice(daemon_factory: Callable[..., RunningDaemon]) -> None:
+    """Whatever is late here: answers are right, and second tries few."""
+    with s3_server() as server:
+        with_bucket(server)
+        config = config_of(server.url, BUCKET)
+        config["origin"]["hedged_reads"] = True
+        daemon = daemon_factory(config | {"policies": [{"prefix": "", "ttl_s": 0}]})
+        with daemon.client() as store:
+            store.put("a", b"1")
+            for _ in range(150):
+                assert store.get("a") == b"1"
+                assert store.stat("a").size == 1
+            origin = store.stats()["origin"]
+        assert 0 <= origin["hedges_won"] <= origin["hedges"] <= 300 // 50
+        assert daemon.stop() == 0
+    assert not [line for line in daemon.log() if line["level"] in {"warning", "error"}]
+
+
 def test_a_time_of_zero_means_no_retries(daemon_factory: Callable[..., RunningDaemon]) -> None:
     with s3_server() as server:
         with_bucket(server)

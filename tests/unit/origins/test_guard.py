@@ -411,10 +411,16 @@ class TestResume:
         assert read is not None
         gate = Gate()
 
+        attempts = rig.guarded._attempts
+
         async def pause(seconds: float) -> None:
+            for _ in range(4):
+                with pytest.raises(OriginUnavailable):
+                    await attempts.once(attempts.enter(), failing)
+            rig.clock.advance(0.5)
             await gate.pass_through()
 
-        rig.guarded._attempts._sleep = pause
+        attempts._sleep = pause
         rig.origin.say("chunk:0", down())
         task = asyncio.ensure_future(anext(read.chunks()))
         await gate.reached.wait()
@@ -423,6 +429,7 @@ class TestResume:
         with pytest.raises(OriginUnavailable):
             await task
         assert rig.origin.calls["resume"] == 0
+        assert await rig.guarded.stat("a") == INFO  # it would have been the probe, and made room for another
 
 
 async def failing(entered: object) -> None:

@@ -33,7 +33,7 @@ from tiered_store.tiers.directory import forget_marks
 from tiered_store.tiers.disk import DiskTier
 from tiered_store.tiers.memory import MemoryTier
 
-if TYPE_CHECKING:  # what an S3 origin needs takes half a second to import, and most daemons have none
+if TYPE_CHECKING:  # what an S3 origin needs takes long to import, and most daemons have none
     from tiered_store.origins.s3settings import S3Settings
 
 __all__ = [

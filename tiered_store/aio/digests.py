@@ -1,17 +1,30 @@
-"""The sha256 of a body, wherever its bytes are. Blocks; to be run in a thread for all but small bodies."""
+"""The sha256 of a body, wherever its bytes are, or of a stream. Blocks; in a thread for all but few bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
 import os
+from typing import Any
 
+from tiered_store.aio.offload import Offload
 from tiered_store.objects import Body, FileBody
 
-__all__ = ["digest_body"]
+__all__ = ["HASH_HERE_BYTES", "digest_body", "update_digest"]
+
+#: Fewer bytes are hashed in less time than a hop to a thread and back takes.
+HASH_HERE_BYTES = 128 * 1024
 
 #: Buffer for hashing a file of the disk: stays within a core's cache.
 _HASH_BYTES = 256 * 1024
+
+
+async def update_digest(digest: Any, piece: bytes, offload: Offload) -> None:
+    """Hash the next piece of a stream: in a thread where that takes longer than getting there."""
+    if len(piece) < HASH_HERE_BYTES:
+        digest.update(piece)
+    else:
+        await offload.run(digest.update, piece)
 
 
 def digest_body(body: Body) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from tiered_store.aio.digests import digest_body
+from tiered_store.aio.digests import HASH_HERE_BYTES, digest_body
 from tiered_store.aio.offload import Offload
 from tiered_store.aio.ranges import Tokens
 from tiered_store.errors import NotFound, OriginUnavailable, StoreError
@@ -22,6 +22,7 @@ from tiered_store.key import ARTIFACT_DIRECTORY
 from tiered_store.objects import Body, ObjectInfo, body_size
 from tiered_store.origins.base import Listing, ObjectChanged, PutHeaders
 from tiered_store.origins.s3client import S3Client
+from tiered_store.origins.s3delete import S3Deleter
 from tiered_store.origins.s3errors import code_of, status_of, translated
 from tiered_store.origins.s3headers import digest_in, etag_of, info_of, modified_ns, put_arguments, written_info
 from tiered_store.origins.s3read import S3Read
@@ -40,25 +41,27 @@ class S3Origin:
 
     Args:
         settings: the bucket, and how to reach it.
-        offload: where bodies are read and hashed.
+        offload: where bodies are read and hashed, and credentials looked for.
     """
 
     def __init__(self, settings: S3Settings, offload: Offload) -> None:
         self._settings = settings
         self._offload = offload
-        self._client = S3Client(settings)
+        self._client = S3Client(settings, offload)
         self._s3: Any = None
         self._writer: S3Writer
+        self._deleter: S3Deleter
         self._ahead = Tokens(settings.parts_at_once)
 
     async def start(self) -> None:
         """Make the client. The server is not asked: one that is down must not keep the daemon from starting.
 
         Raises:
-            OriginUnavailable: the settings contradict each other.
+            OriginUnavailable: the settings contradict each other, or name a profile that does not exist.
         """
         await self._client.start()
-        self._s3 = self._client.s3
+        self._s3, self._settings = self._client.s3, self._client.settings
+        self._deleter = S3Deleter(self._s3, self._settings)
         self._writer = S3Writer(self._s3, self._settings, self._offload)
 
     async def stat(self, name: str) -> ObjectInfo:
@@ -74,7 +77,7 @@ class S3Origin:
             if info.etag == if_none_match:
                 return None
         if length == 0:
-            return S3Read(info_of(name, await self._head(name)), None, 0, None, self._settings)
+            return S3Read(info_of(name, await self._head(name)), None, 0, None, self._settings, self._offload)
         if not offset and length is None:
             return await self._whole(name)
         return await self._part(name, offset, length)
@@ -84,7 +87,7 @@ class S3Origin:
         span = f"bytes={offset}-{end}"
         answer = await self._get(name, Range=span)
         if answer is None:  # the range begins behind the end
-            return S3Read(info_of(name, await self._head(name)), None, 0, None, self._settings)
+            return S3Read(info_of(name, await self._head(name)), None, 0, None, self._settings, self._offload)
         if not _begins_at(answer, offset):
             answer["Body"].close()
             raise OriginUnavailable("the origin does not give parts of objects", key=name, retryable=False)
@@ -94,6 +97,7 @@ class S3Origin:
             int(answer["ContentLength"]),
             None,
             self._settings,
+            self._offload,
             offset=offset,
             fetch=partial(self._same, name, answer["ETag"]),
         )
@@ -111,7 +115,7 @@ class S3Origin:
         digest = None if name.startswith(ARTIFACT_DIRECTORY) else digest_in(answer)
         fetch = partial(self._same, name, answer["ETag"])
         tokens = None if here == info.size else self._ahead
-        return S3Read(info, answer["Body"], here, digest, self._settings, fetch=fetch, tokens=tokens)
+        return S3Read(info, answer["Body"], here, digest, self._settings, self._offload, fetch=fetch, tokens=tokens)
 
     async def _same(self, name: str, etag: str, offset: int, length: int) -> Any:
         """The stream of a range of one version, the one with this ETag of the server's."""
@@ -150,7 +154,7 @@ class S3Origin:
     async def _digest(self, name: str, body: Body) -> str:
         if name.startswith(ARTIFACT_DIRECTORY):
             return name[name.rindex("/") + 1 :]
-        if isinstance(body, bytes):
+        if isinstance(body, bytes) and len(body) < HASH_HERE_BYTES:
             return digest_body(body)
         return await self._offload.run(digest_body, body)
 
@@ -160,16 +164,7 @@ class S3Origin:
         if len(names) == 1:
             return await self._delete_one(names[0])
         unique = list(dict.fromkeys(names))
-        for start in range(0, len(unique), _PAGE_MAX):
-            page = unique[start : start + _PAGE_MAX]
-            with translated(self._settings):
-                objects = [{"Key": self._key(name)} for name in page]
-                answer = await self._s3.delete_objects(
-                    Bucket=self._settings.bucket, Delete={"Objects": objects, "Quiet": True}
-                )
-            for failed in answer.get("Errors", []):
-                name = str(failed.get("Key", ""))[len(self._settings.prefix) :]
-                raise _not_deleted(failed, name)
+        await self._deleter.many(unique)
         return len(unique)
 
     async def _delete_one(self, name: str) -> int:
@@ -177,8 +172,7 @@ class S3Origin:
             await self._head(name)
         except NotFound:
             return 0
-        with translated(self._settings, name):
-            await self._s3.delete_object(Bucket=self._settings.bucket, Key=self._key(name))
+        await self._deleter.one(name)
         return 1
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Listing:
@@ -277,8 +271,3 @@ def _whole_size(answer: Mapping[str, Any], offset: int) -> int:
     """The object's size, of an answer that has a range of it."""
     _, _, total = str(answer.get("ContentRange", "")).rpartition("/")
     return int(total) if total.isdigit() else offset + int(answer["ContentLength"])
-
-
-def _not_deleted(failed: Mapping[str, Any], name: str) -> StoreError:
-    text = f"the origin did not delete it: {failed.get('Code')} ({failed.get('Message')})"
-    return OriginUnavailable(text, key=name, retryable=failed.get("Code") in {"InternalError", "SlowDown"})

@@ -6,6 +6,7 @@ Each says what the operator can do: the setting to change, or the permission tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -17,11 +18,8 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
     ReadTimeoutError,
     SSLError,
-    TokenRetrievalError,
 )
 
 from tiered_store.errors import (
@@ -35,7 +33,7 @@ from tiered_store.errors import (
 )
 from tiered_store.origins.s3settings import S3Settings
 
-__all__ = ["code_of", "status_of", "translated"]
+__all__ = ["REFUSED_CREDENTIALS", "code_of", "status_of", "translated"]
 
 #: The permission that each operation needs, as IAM names it.
 _ACTIONS: Final[Mapping[str, str]] = {
@@ -54,11 +52,22 @@ _ACTIONS: Final[Mapping[str, str]] = {
     "ListObjectsV2": "s3:ListBucket",
     "HeadBucket": "s3:ListBucket",
 }
+_NAMED_ACTION: Final = re.compile(r"\b(?:kms|s3):[A-Z][A-Za-z]+")
+#: Settings that requests repeat to the server, by what it says of values it cannot use.
+_SETTINGS: Final[Mapping[str, str]] = {
+    "InvalidStorageClass": "s3.storage_classes",
+    "InvalidEncryptionAlgorithmError": "s3.sse",
+    "KMS.NotFoundException": "s3.sse_kms_key_id",
+    "KMS.DisabledException": "s3.sse_kms_key_id",
+    "KMS.KMSInvalidStateException": "s3.sse_kms_key_id",
+}
 _MISSING: Final = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchVersion"})
 _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"}
 )
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+#: After these other credentials may help.
+REFUSED_CREDENTIALS: Final = _BAD_CREDENTIALS | _EXPIRED
 _WRONG_REGION: Final = frozenset(
     {"AuthorizationHeaderMalformed", "PermanentRedirect", "301", "IllegalLocationConstraintException"}
 )
@@ -71,6 +80,8 @@ _NO_ROOM: Final = frozenset(
 _BUSY: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "429", "503"}
 )
+#: A bucket that was made just now is not known everywhere yet.
+_SOON: Final = frozenset({"TemporaryRedirect", "307", "OperationAborted"})
 
 
 def code_of(error: BaseException) -> str:
@@ -117,8 +128,8 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
     if code == "RequestTimeTooSkewed":
         text = "this machine's clock is more than 15 minutes off by the origin's; set it (NTP)"
         return OriginUnavailable(text, key=name)
-    if code in _WRONG_REGION:
-        wanted = error.response.get("Error", {}).get("Region") or _header(error, "x-amz-bucket-region")
+    wanted = error.response.get("Error", {}).get("Region") or _header(error, "x-amz-bucket-region")
+    if code in _WRONG_REGION or (code == "400" and wanted and wanted != settings.region):  # a HEAD has no text
         hint = f"it is in {wanted!r}" if wanted else "the origin does not say which one it is in"
         text = f"the bucket {settings.bucket!r} is not in the region {settings.region!r}: {hint}; see s3.region"
         return OriginUnavailable(text, key=name, retryable=False)
@@ -129,7 +140,8 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
     if code in _NO_ROOM:
         return QuotaExceeded(f"the origin has no room ({message})", key=name)
     if status == 403:
-        action = _ACTIONS.get(operation, operation)
+        named = _NAMED_ACTION.search(message)  # AWS says which, and it may be one of the key's that encrypts
+        action = named[0] if named else _ACTIONS.get(operation, operation)
         text = f"the origin forbids {operation}; the credentials need {action} on the bucket {settings.bucket!r}"
         return PermissionDenied(text, key=name)
     if code in _BUSY:
@@ -137,18 +149,15 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
     text = f"the origin answers {operation} with {status or 'an error'}: {code}" + (
         f" ({message})" if message != code else ""
     )
-    return OriginUnavailable(text, key=name, retryable=status >= 500 or status in {408, 429} or not status)
+    if code in _SETTINGS:
+        text += f"; see {_SETTINGS[code]}"
+    is_passing = (status >= 500 and status != 501) or status in {408, 429} or not status or code in _SOON
+    return OriginUnavailable(text, key=name, retryable=is_passing)
 
 
 def _of_connection(error: BaseException, settings: S3Settings, name: str | None) -> StoreError:
     """There was no whole answer."""
     where = settings.endpoint_url or f"AWS ({settings.region})"
-    if isinstance(error, NoCredentialsError | PartialCredentialsError | TokenRetrievalError):
-        text = (
-            "no credentials for the origin: set s3.access_key_id and s3.secret_access_key, or AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY, or give this machine a profile or a role ({error})"
-        )
-        return PermissionDenied(text, key=name)
     if isinstance(error, SSLError):
         return OriginUnavailable(f"no safe connection to the origin at {where}: {error}", key=name, retryable=False)
     if isinstance(error, ConnectTimeoutError | ReadTimeoutError | TimeoutError):

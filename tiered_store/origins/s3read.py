@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from tiered_store.aio.digests import update_digest
+from tiered_store.aio.offload import Offload
 from tiered_store.aio.ranges import Fetch, Ranges, Tokens
 from tiered_store.errors import IntegrityError, OriginUnavailable
 from tiered_store.objects import ObjectInfo
@@ -28,6 +30,7 @@ class S3Read:
         size: bytes that this stream has.
         digest: what all the bytes have to hash to, or None.
         settings: the bucket's.
+        offload: where large chunks are hashed.
         offset: of the first byte.
         fetch: for what a stream that broke did not give, and for what comes behind the first one; None without a body.
         tokens: one for each range that may be read ahead, over all reads; None where nothing comes behind ``size``.
@@ -40,6 +43,7 @@ class S3Read:
         size: int,
         digest: str | None,
         settings: S3Settings,
+        offload: Offload,
         *,
         offset: int = 0,
         fetch: Fetch | None = None,
@@ -50,6 +54,7 @@ class S3Read:
         self._digest = None if digest is None else hashlib.sha256()
         self._held = b""  # the last chunk is handed out only when all of them have been verified
         self._settings = settings
+        self._offload = offload
         self._missing = size if tokens is None else info.size
         self._ranges = Ranges(
             body, size, self._missing, offset=offset, part_bytes=settings.part_bytes, fetch=fetch, tokens=tokens
@@ -73,7 +78,7 @@ class S3Read:
                     break
                 self._missing -= len(chunk)
                 if self._digest is not None:
-                    self._digest.update(chunk)
+                    await update_digest(self._digest, chunk, self._offload)
                 held, self._held = self._held, chunk
                 if held:
                     yield held

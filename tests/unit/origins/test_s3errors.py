@@ -10,7 +10,6 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
-    NoCredentialsError,
     SSLError,
 )
 
@@ -56,9 +55,15 @@ def answer(code: str, status: int, operation: str = "GetObject", headers: dict[s
         (answer("XMinioStorageFull", 507, "PutObject"), QuotaExceeded, False, "no room"),
         (answer("SlowDown", 503), OriginUnavailable, True, "fewer requests"),
         (answer("InternalError", 500), OriginUnavailable, True, "500"),
-        (answer("NotImplemented", 501), OriginUnavailable, True, "NotImplemented"),
+        (answer("NotImplemented", 501), OriginUnavailable, False, "NotImplemented"),
+        (answer("TemporaryRedirect", 307), OriginUnavailable, True, "TemporaryRedirect"),
         (answer("InvalidRequest", 400, Message="what?"), OriginUnavailable, False, "what?"),
-        (NoCredentialsError(), PermissionDenied, False, "AWS_ACCESS_KEY_ID"),
+        (answer("400", 400, "HeadObject", {"x-amz-bucket-region": "eu"}), OriginUnavailable, False, "s3.region"),
+        (answer("400", 400, "HeadObject", {"x-amz-bucket-region": "here"}), OriginUnavailable, False, "400"),
+        (answer("AccessDenied", 403, "PutObject", Message="u is not authorized to perform: kms:GenerateDataKey on"
+                " resource r"), PermissionDenied, False, "kms:GenerateDataKey"),
+        (answer("InvalidStorageClass", 400, "PutObject"), OriginUnavailable, False, "s3.storage_classes"),
+        (answer("KMS.NotFoundException", 400, "PutObject"), OriginUnavailable, False, "s3.sse_kms_key_id"),
         (SSLError(endpoint_url="x", error="certificate"), OriginUnavailable, False, "certificate"),
         (ConnectTimeoutError(endpoint_url="x"), OriginUnavailable, True, "in time"),
         (TimeoutError(), OriginUnavailable, True, "in time"),

@@ -310,5 +310,7 @@ def store_limits(config: Config) -> StoreLimits:
         spool_memory_bytes=config.fills.spool_memory_bytes,
         upload_buffer_bytes=config.fills.upload_buffer_bytes,
         max_uploads=config.fills.max_uploads,
+        # Asking a directory costs less than remembering it is worth.
+        exists_ttl_s=config.s3.exists_ttl_s if config.origin.backend == "s3" else 0.0,
         drain_s=config.server.drain_timeout_s,
     )

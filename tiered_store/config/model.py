@@ -125,6 +125,7 @@ class S3Section(Section):
     read_timeout_s: Annotated[Seconds, Field(gt=0)] = 20.0
     part_bytes: Annotated[ByteSize, Field(ge=_PART_MIN_BYTES, le=_PART_MAX_BYTES)] = 8 * _MIB
     parts_at_once: Annotated[int, Field(ge=1, le=1000)] = 8
+    exists_ttl_s: Seconds = 60.0
 
 
 class FillsSection(Section):

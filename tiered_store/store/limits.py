@@ -25,6 +25,8 @@ class StoreLimits:
         max_uploads: unfinished uploads that may hold a file at once; more are refused.
         max_writes: puts, copies and deletes that are with the origin at once; further ones wait their turn.
         max_background_tasks: revalidations and promotions under way at once; more are not started.
+        exists_ttl_s: how long the origin's word that it has an artifact holds for those who put it again; 0 asks
+            each time.
         drain_s: how long ``close`` waits for running writes, in seconds.
     """
 
@@ -36,4 +38,5 @@ class StoreLimits:
     max_uploads: int = 512
     max_writes: int = 256
     max_background_tasks: int = 64
+    exists_ttl_s: float = 0.0
     drain_s: float = 30.0

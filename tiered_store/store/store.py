@@ -91,7 +91,7 @@ class Store:
         self._closers = TaskSet("closing a read", log_faults=True)
         self._negative = NegativeCache(clock)
         self._damage = KnownDamage()
-        self._upstream = Upstream(origin, self._counters.origin, clock=clock)
+        self._upstream = Upstream(origin, self._counters.origin, clock=clock, exists_ttl_s=limits.exists_ttl_s)
         self._staging = Staging(
             disk,
             MemoryRoom(limits.spool_memory_bytes),

@@ -3,6 +3,7 @@
 Everything the store says to the origin goes through here. Knows no tier and no policy. Invariant: a request moves
 at most one of hits, misses, not_modified, puts and errors; what the caller did wrong, listings and deletions that
 succeed move none. A fault that is counted in errors is also told to ``outages.py``, and so gets its line in the log.
+Since all answers pass here, this is also where artifacts that exist are noted (``existing.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tiered_store.key import Key, key_of_name, name_of_key
 from tiered_store.objects import Body, ObjectInfo
 from tiered_store.origins.base import Listing, Origin, OriginRead, PutHeaders
 from tiered_store.stats import OriginStats
+from tiered_store.store.existing import ExistingArtifacts, Sight
 from tiered_store.store.outages import Outage, Outages
 
 __all__ = ["Upstream", "UpstreamRead"]
@@ -67,48 +69,66 @@ class Upstream:
     Args:
         origin: the origin.
         stats: moves here.
-        clock: monotonic seconds, for the log.
+        clock: monotonic seconds, for the log and for what is known to exist.
+        exists_ttl_s: how long it is known that an artifact exists.
     """
 
-    def __init__(self, origin: Origin, stats: OriginStats, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        stats: OriginStats,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        exists_ttl_s: float = 0.0,
+    ) -> None:
         self._origin = origin
         self._stats = stats
         self._outages = Outages(clock)
+        self._existing = ExistingArtifacts(clock, exists_ttl_s)
+
+    def known(self, key: Key) -> ObjectInfo | None:
+        """What the origin said of an artifact a short while ago; None where it has to be asked."""
+        return self._existing.get(key)
 
     async def stat(self, key: Key) -> ObjectInfo:
         """What the origin knows of an object. Raises as ``Origin.stat``."""
-        name = name_of_key(key)
-        with _Named(self._stats, self._outages.reads, "stat", key):
+        name, sight = name_of_key(key), self._existing.look()
+        with _Named(self._stats, self._outages.reads, "stat", key, existing=self._existing):
             info = await self._origin.stat(name)
         self._stats.hits += 1
-        return info.renamed(key)
+        return self._seen(key, info, sight)
 
     async def open(self, key: Key, *, if_none_match: str | None = None) -> UpstreamRead | None:
         """Start to read; None if the object still has that etag. Raises as ``Origin.open``."""
-        name = name_of_key(key)
-        with _Named(self._stats, self._outages.reads, "open", key):
+        name, sight = name_of_key(key), self._existing.look()
+        with _Named(self._stats, self._outages.reads, "open", key, existing=self._existing):
             read = await self._origin.open(name, if_none_match=if_none_match)
         if read is None:
             self._stats.not_modified += 1
             return None
         self._stats.hits += 1
+        self._seen(key, read.info, sight)
         return UpstreamRead(key, read, self._stats, self._outages.reads)
 
     async def put(self, key: Key, body: Body, headers: PutHeaders) -> ObjectInfo:
         """Store durably. Raises as ``Origin.put``."""
-        name = name_of_key(key)
+        name, sight = name_of_key(key), self._existing.look()
         with _Named(self._stats, self._outages.writes, "put", key):
             info = await self._origin.put(name, body, headers)
         self._stats.puts += 1
         self._stats.bytes_written += info.size
-        return info.renamed(key)
+        return self._seen(key, info, sight)
 
     async def delete(self, keys: Sequence[Key]) -> int:
         """Remove; returns how many there were. Raises as ``Origin.delete``."""
         names = {name_of_key(key): key for key in keys}
         key = keys[0] if len(keys) == 1 else None
-        with _Named(self._stats, self._outages.writes, "delete", key, names):
-            return await self._origin.delete(list(names))
+        try:
+            with _Named(self._stats, self._outages.writes, "delete", key, names):
+                return await self._origin.delete(list(names))
+        finally:  # whatever came of it; answers that are on their way now come too late
+            for gone in keys:
+                self._existing.forget(gone)
 
     async def list(self, prefix: str, *, after: str, limit: int) -> Listing:
         """A page of *names*, as the origin sorts them; ``listing.py`` makes keys of them."""
@@ -127,6 +147,11 @@ class Upstream:
         """Close the origin."""
         await self._origin.close()
 
+    def _seen(self, key: Key, info: ObjectInfo, sight: Sight) -> ObjectInfo:
+        info = info.renamed(key)
+        self._existing.remember(key, info, sight)
+        return info
+
 
 class _Named:
     """Round a request: counts and reports its failure, and puts the key into the error in place of the origin's name.
@@ -134,7 +159,7 @@ class _Named:
     A class and not a generator: it is entered once per chunk.
     """
 
-    __slots__ = ("_key", "_names", "_operation", "_outage", "_stats")
+    __slots__ = ("_existing", "_key", "_names", "_operation", "_outage", "_stats")
 
     def __init__(
         self,
@@ -143,7 +168,9 @@ class _Named:
         operation: str,
         key: Key | None,
         names: Mapping[str, Key] = MappingProxyType({}),
+        existing: ExistingArtifacts | None = None,
     ) -> None:
+        self._existing = existing
         self._stats = stats
         self._outage = outage
         self._operation = operation
@@ -165,6 +192,8 @@ class _Named:
         if isinstance(error, NotFound):
             self._stats.misses += 1
             self._answered()
+            if self._existing is not None and self._key is not None:
+                self._existing.forget(self._key)
         elif not isinstance(error, _MISTAKES):
             self._stats.errors += 1
             self._outage.failed(self._operation, error)

@@ -198,12 +198,12 @@ class Writes:
 
         The tiers are not asked, although it would be quicker: what they hold may be gone from the origin
         (deleted there by somebody else), and then an upload that was skipped is a put that is lost.
-        Damaged bytes are not those at hand: the upload repairs them.
+        Damaged bytes are not those at hand: the upload repairs them. What the origin said a moment ago counts.
         """
         if self._damage.holds(key):
             return None
         try:
-            info = await self._upstream.stat(key)
+            info = self._upstream.known(key) or await self._upstream.stat(key)
         except NotFound:
             return None
         return info if info.size == size else None

@@ -24,8 +24,7 @@ import uvloop
 
 from tiered_store import __version__, logs
 from tiered_store.config.load import Loaded
-from tiered_store.config.model import Config
-from tiered_store.config.providers import said_place
+from tiered_store.config.providers import said_origin
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import StoreError
 from tiered_store.servers.native import NativeDoor
@@ -194,19 +193,13 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
         "pid": os.getpid(),
         "socket": str(config.server.socket),
         "mode": f"{config.server.mode:04o}",
-        "origin": _said_origin(config),
+        "origin": said_origin(config),
         "disk": disk,
         "memory": format_size(config.memory.max_bytes),
         "files": f"{plan.limit} ({plan.connections} connections, {plan.memory} memory, {plan.disk} disk)",
         "settings": {setting: source for setting, source in loaded.sources.items() if source != "default"},
         "took_s": round(took_s, 3),
     }
-
-
-def _said_origin(config: Config) -> str:
-    if config.origin.backend == "s3":
-        return said_place(config.s3)
-    return f"directory {config.origin.path}" if config.origin.backend == "local" else "memory (forgets at the stop)"
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import resource
-from collections.abc import Sequence
+import secrets
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING
 from tiered_store.aio.offload import Offload
 from tiered_store.config.model import Config, S3Section
 from tiered_store.config.providers import place_of
-from tiered_store.key import Key
+from tiered_store.key import RESERVED_PREFIX, Key
 from tiered_store.objects import INLINE_MAX_BYTES
 from tiered_store.origins.base import Origin
 from tiered_store.origins.guard import GuardedOrigin
 from tiered_store.origins.local import LocalOrigin
 from tiered_store.origins.memory import MemoryOrigin
+from tiered_store.origins.probe import Probe
 from tiered_store.servers.limits import NativeLimits
 from tiered_store.stats import OriginStats
 from tiered_store.store.limits import StoreLimits
@@ -34,6 +36,7 @@ from tiered_store.tiers.disk import DiskTier
 from tiered_store.tiers.memory import MemoryTier
 
 if TYPE_CHECKING:  # what an S3 origin needs takes long to import, and most daemons have none
+    from tiered_store.origins.s3 import S3Origin
     from tiered_store.origins.s3settings import S3Settings
 
 __all__ = [
@@ -42,6 +45,8 @@ __all__ = [
     "OpenStore",
     "divide_descriptors",
     "native_limits",
+    "open_bucket",
+    "open_probe",
     "open_store",
     "raise_descriptor_limit",
     "s3_settings",
@@ -220,11 +225,7 @@ async def _open_origin(
         return memory
     pools.append(_pool(undo, "origin", _ORIGIN_THREADS))
     if config.origin.backend == "s3":
-        from tiered_store.origins.s3 import S3Origin
-
-        bucket = S3Origin(s3_settings(config.s3), pools[-1])
-        undo.push_async_callback(bucket.close)
-        await bucket.start()
+        bucket = await _open_bucket(config.s3, undo, pools[-1])
         guarded = GuardedOrigin(
             bucket, stats, retry_for_s=config.origin.retry_for_s, hedged_reads=config.origin.hedged_reads
         )
@@ -235,6 +236,45 @@ async def _open_origin(
     undo.push_async_callback(local.close)
     await local.start()
     return local
+
+
+async def _open_bucket(section: S3Section, undo: contextlib.AsyncExitStack, pool: Offload) -> S3Origin:
+    from tiered_store.origins.s3 import S3Origin
+
+    bucket = S3Origin(s3_settings(section), pool)
+    undo.push_async_callback(bucket.close)
+    await bucket.start()
+    return bucket
+
+
+@contextlib.asynccontextmanager
+async def open_bucket(config: Config) -> AsyncIterator[S3Origin]:
+    """The bucket of a configuration with an S3 origin, alone, for as long as the context lasts."""
+    async with contextlib.AsyncExitStack() as undo:
+        yield await _open_bucket(config.s3, undo, _pool(undo, "origin", 1))
+
+
+@contextlib.asynccontextmanager
+async def open_probe(config: Config, timeout_s: float) -> AsyncIterator[Probe]:
+    """What tries out the configured origin; names are taken that no key can have, where the origin has such names.
+
+    Raises:
+        PermissionDenied, OriginUnavailable: the origin cannot even be started.
+    """
+    mark = secrets.token_hex(16)
+    name, others, rehearsals = f"tiered-store-probe-{mark}", {}, {}
+    async with contextlib.AsyncExitStack() as undo:
+        if config.origin.backend == "s3":
+            origin: Origin = (bucket := await _open_bucket(config.s3, undo, _pool(undo, "origin", 1)))
+            name = f"{RESERVED_PREFIX}/probe-{mark}"
+            others = {
+                f"as {storage_class}": f"{prefix.rstrip('/')}/{name}".removeprefix("/")
+                for prefix, storage_class in config.s3.storage_classes.items()
+            }
+            rehearsals = {"put in parts": lambda: bucket.rehearse_parts(name)}
+        else:
+            origin = await _open_origin(config, OriginStats(), undo, [])
+        yield Probe(origin, name, others=others, rehearsals=rehearsals, timeout_s=timeout_s)
 
 
 def s3_settings(section: S3Section) -> S3Settings:

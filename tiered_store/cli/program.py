@@ -9,7 +9,7 @@ import click
 from click.shell_completion import add_completion_class
 
 from tiered_store import __version__
-from tiered_store.cli import artifacts, bench, keys, service, status
+from tiered_store.cli import artifacts, bench, keys, origin, service, status
 from tiered_store.cli.completion import BashLine
 from tiered_store.cli.session import REFUSED, Program
 from tiered_store.cli.streams import discard_output, patient_streams
@@ -56,6 +56,7 @@ for _command in (
     status.stats,
     status.ping,
     service.check_config,
+    origin.abort_uploads,
     bench.bench,
     service.completion,
 ):

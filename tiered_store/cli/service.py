@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import get_completion_class
 
-from tiered_store.cli.output import warn
-from tiered_store.cli.session import USAGE
+from tiered_store.cli.keys import as_json_option
+from tiered_store.cli.origin import try_origin
+from tiered_store.cli.output import warn, write_json
+from tiered_store.cli.session import REFUSED, USAGE
+
+if TYPE_CHECKING:
+    from tiered_store.origins.probe import Step
 
 __all__ = ["check_config", "completion", "serve"]
 
@@ -66,14 +73,23 @@ def serve(context: click.Context, file: Path | None, socket: str | None, data_di
 
 @click.command("check-config")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--connect", is_flag=True, help="Then try out the origin: put, get, list and delete an object of its own."
+)
+@as_json_option
 @click.pass_context
-def check_config(context: click.Context, file: Path) -> None:
+def check_config(context: click.Context, file: Path, connect: bool, json_output: bool) -> None:
     """Judge a configuration FILE and touch nothing.
 
     Takes the environment into account as serve would. Prints one line per fault and exits with 2 if there are any.
+
+    With --connect the origin is used as serve would, with an object that nobody else can have and that is removed
+    again. Each step is a line: "ok", or what to change (a setting, a permission). Exits with 1 if one fails. The time
+    for all of them is --timeout, else a minute.
     """
     from tiered_store.config.faults import ConfigError
     from tiered_store.config.load import load
+    from tiered_store.config.providers import said_origin
 
     try:
         loaded = load(file)
@@ -82,7 +98,26 @@ def check_config(context: click.Context, file: Path) -> None:
         context.exit(USAGE)
     for notice in loaded.notices:
         warn(notice)
-    click.echo(f"{file}: no faults")
+    if not json_output:
+        click.echo(f"{file}: no faults")
+    steps: list[Step] = []
+    if connect:
+        origin = said_origin(loaded.config)
+        if not json_output:
+            click.echo(origin)
+        timeout_s: float | None = context.find_root().params.get("timeout")
+        steps = try_origin(loaded.config, timeout_s, show=(lambda _: None) if json_output else _show_step)
+    is_good = not any(step.fault for step in steps)
+    if json_output:
+        tried = [{**asdict(step), "took_s": round(step.took_s, 6)} for step in steps]
+        write_json({"file": str(file), "origin": said_origin(loaded.config), "ok": is_good, "steps": tried})
+    if not is_good:
+        context.exit(REFUSED)
+
+
+def _show_step(step: Step) -> None:
+    state = "not tried: " if step.skipped else "fails: " if step.fault else f"ok  {step.took_s * 1000:.0f} ms"
+    click.echo(f"  {step.name:<20} {state}{step.fault}")
 
 
 def _show(error: Exception) -> None:

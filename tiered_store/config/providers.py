@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from tiered_store.config.model import S3Section
+from tiered_store.config.model import Config, S3Section
 
-__all__ = ["PRESETS", "Place", "Preset", "place_of", "preset_of", "said_place"]
+__all__ = ["PRESETS", "Place", "Preset", "place_of", "preset_of", "said_origin", "said_place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,15 @@ def place_of(section: S3Section) -> Place:
     return Place(endpoint or None, region, path_style)
 
 
+def said_origin(config: Config) -> str:
+    """The origin in words, for the log. Endpoints carry no credentials: the checks see to that."""
+    if config.origin.backend == "s3":
+        return said_place(config.s3)
+    return f"directory {config.origin.path}" if config.origin.backend == "local" else "memory (forgets at the stop)"
+
+
 def said_place(section: S3Section) -> str:
-    """Bucket, endpoint and prefix in words, for the log. Endpoints carry no credentials: the checks see to that."""
+    """Bucket, endpoint and prefix in words."""
     place = place_of(section)
     where = place.endpoint_url or " ".join(filter(None, ("AWS", place.region)))
     return f"bucket {section.bucket} at {where}" + (f" ({section.prefix})" if section.prefix else "")

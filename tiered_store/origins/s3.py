@@ -23,10 +23,11 @@ from tiered_store.objects import Body, ObjectInfo, body_size
 from tiered_store.origins.base import Listing, ObjectChanged, PutHeaders
 from tiered_store.origins.s3client import S3Client
 from tiered_store.origins.s3delete import S3Deleter
-from tiered_store.origins.s3errors import code_of, status_of, translated
+from tiered_store.origins.s3errors import code_of, needed, status_of, translated
 from tiered_store.origins.s3headers import digest_in, etag_of, info_of, modified_ns, put_arguments, written_info
 from tiered_store.origins.s3read import S3Read
 from tiered_store.origins.s3settings import S3Settings
+from tiered_store.origins.s3uploads import S3Uploads
 from tiered_store.origins.s3write import COPY_MAX_BYTES, S3Writer
 
 __all__ = ["S3Origin"]
@@ -205,7 +206,7 @@ class S3Origin:
         arguments |= self._stored_as(target) | {kept: head[kept] for kept in _KEPT if head.get(kept)}
         origin = {
             "CopySource": {"Bucket": self._settings.bucket, "Key": self._key(source)},
-            "CopySourceIfMatch": head["ETag"],
+            "CopySourceIfMatch": needed(head, "ETag"),
         }
         with translated(self._settings, source):
             if info.size > COPY_MAX_BYTES:
@@ -218,8 +219,17 @@ class S3Origin:
                     **arguments,
                     MetadataDirective="REPLACE",
                 )
-                etag = str(answer["CopyObjectResult"].get("ETag") or head["ETag"])
+                etag = str(answer["CopyObjectResult"].get("ETag") or needed(head, "ETag"))
         return await self._written(target, info.size, etag, arguments)
+
+    async def rehearse_parts(self, name: str) -> None:
+        """Try an upload in parts that leaves nothing behind. Raises as :meth:`put`."""
+        with translated(self._settings, name):
+            await self._writer.rehearse(self._key(name), put_arguments(PutHeaders(), None) | self._stored_as(name))
+
+    def unfinished(self) -> S3Uploads:
+        """Uploads in parts that nobody finished."""
+        return S3Uploads(self._s3, self._settings)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -259,6 +269,10 @@ class S3Origin:
                 if code_of(error) in {"InvalidRange", "PreconditionFailed"} or status_of(error) in {412, 416}:
                     return None
                 raise
+            if "ETag" not in answer or "ContentLength" not in answer:
+                answer["Body"].close()
+            needed(answer, "ETag")
+            needed(answer, "ContentLength")
         return answer
 
 

@@ -33,7 +33,7 @@ from tiered_store.errors import (
 )
 from tiered_store.origins.s3settings import S3Settings
 
-__all__ = ["REFUSED_CREDENTIALS", "code_of", "status_of", "translated"]
+__all__ = ["REFUSED_CREDENTIALS", "code_of", "needed", "status_of", "translated"]
 
 #: The permission that each operation needs, as IAM names it.
 _ACTIONS: Final[Mapping[str, str]] = {
@@ -94,6 +94,14 @@ def status_of(error: BaseException) -> int:
     if not isinstance(error, ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def needed(answer: Mapping[str, Any], field: str) -> Any:
+    """A field of an answer that says yes, which every server gives. Raises OriginUnavailable: this one does not."""
+    value = answer.get(field)
+    if value is None:
+        raise OriginUnavailable(f"the origin's answer has no {field}; is this an S3 server?", retryable=False)
+    return value
 
 
 @contextmanager

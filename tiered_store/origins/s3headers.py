@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from tiered_store.objects import ObjectInfo
 from tiered_store.origins.base import PutHeaders
+from tiered_store.origins.s3errors import needed
 from tiered_store.s3fields import (
     DIGEST_FIELD,
     JSON_FIELD,
@@ -66,7 +67,7 @@ def info_of(name: str, answer: Mapping[str, Any], size: int | None = None) -> Ob
     """
     return told(
         name,
-        int(answer["ContentLength"]) if size is None else size,
+        int(needed(answer, "ContentLength")) if size is None else size,
         etag=str(answer.get("ETag", "")),
         content_type=answer.get("ContentType"),
         fields=_fields_of(answer),

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tiered_store.aio.offload import Offload
 from tiered_store.objects import Body, body_size, read_body
+from tiered_store.origins.s3errors import needed
 from tiered_store.origins.s3settings import S3Settings
 
 __all__ = ["COPY_MAX_BYTES", "S3Writer"]
@@ -52,17 +53,28 @@ class S3Writer:
         async with self._parts:
             data = await self._read(body, 0, size)
             answer = await self._s3.put_object(**where, **arguments, Body=data)
-        return str(answer["ETag"])
+        return str(needed(answer, "ETag"))
 
     async def copy_in_parts(self, key: str, source: Mapping[str, Any], size: int, arguments: Mapping[str, Any]) -> str:
         """Copy what is too large for one request; gives the server's ETag."""
         return await self._in_parts({"Bucket": self._settings.bucket, "Key": key}, arguments, size, source)
 
+    async def rehearse(self, key: str, arguments: Mapping[str, Any]) -> None:
+        """Begin an upload in parts, send one, and take all of it back: what needs permissions of its own."""
+        created = await self._s3.create_multipart_upload(Bucket=self._settings.bucket, Key=key, **arguments)
+        upload = {"Bucket": self._settings.bucket, "Key": key, "UploadId": needed(created, "UploadId")}
+        try:
+            await self._s3.upload_part(**upload, PartNumber=1, Body=b"x")
+        except BaseException:
+            await self._abort(upload)
+            raise
+        await self._s3.abort_multipart_upload(**upload)
+
     async def _in_parts(
         self, where: Mapping[str, str], arguments: Mapping[str, Any], size: int, source: Body | Mapping[str, Any]
     ) -> str:
         created = await self._s3.create_multipart_upload(**where, **arguments)
-        upload = {**where, "UploadId": created["UploadId"]}
+        upload = {**where, "UploadId": needed(created, "UploadId")}
         usual = _COPY_PART_BYTES if isinstance(source, Mapping) else self._settings.part_bytes
         part_bytes = max(usual, -(-size // _MAX_PARTS))
         try:
@@ -82,7 +94,7 @@ class S3Writer:
         except BaseException:
             await self._abort(upload)
             raise
-        return str(answer["ETag"])
+        return str(needed(answer, "ETag"))
 
     async def _part(
         self, upload: Mapping[str, str], number: int, source: Body | Mapping[str, Any], offset: int, length: int
@@ -93,7 +105,7 @@ class S3Writer:
             return str(answer["CopyPartResult"]["ETag"])
         data = await self._read(source, offset, length)
         answer = await self._s3.upload_part(**upload, PartNumber=number, Body=data)
-        return str(answer["ETag"])
+        return str(needed(answer, "ETag"))
 
     async def _read(self, body: Body, offset: int, length: int) -> bytes:
         if isinstance(body, bytes):

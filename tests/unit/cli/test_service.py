@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import Result
 
 from tiered_store.config.load import Loaded
+from tiered_store.errors import OriginUnavailable, QuotaExceeded
+from tiered_store.origins.local import LocalOrigin
+from tiered_store.origins.memory import MemoryOrigin
 
 Run = Callable[..., Result]
 
@@ -153,3 +159,71 @@ def test_completion_scripts(run: Run, shell: str) -> None:
 
 def test_completion_of_another_shell(run: Run) -> None:
     assert run("completion", "tcsh").exit_code == 2
+
+
+class TestConnect:
+    """``check-config --connect`` uses the origin, and leaves nothing behind."""
+
+    def test_a_directory(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "origin").mkdir()
+        (tmp_path / "c.toml").write_text(f"[origin]\npath = '{tmp_path}/origin'\n")
+        result = run("check-config", f"{tmp_path}/c.toml", "--connect")
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        assert lines[:2] == [f"{tmp_path}/c.toml: no faults", f"directory {tmp_path}/origin"]
+        tried = ["put", "get", "stat", "list", "copy", "delete", "delete several"]
+        assert [line.partition(" ok ")[0].strip() for line in lines[2:]] == tried
+        assert [path.name for path in (tmp_path / "origin").iterdir()] == [".tiered_store"]
+
+    def test_as_json(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "c.toml").write_text("[origin]\nbackend = 'memory'\n")
+        found = json.loads(run("check-config", f"{tmp_path}/c.toml", "--connect", "--json").stdout)
+        assert (found["ok"], found["file"], found["origin"]) == (
+            True,
+            f"{tmp_path}/c.toml",
+            "memory (forgets at the stop)",
+        )
+        assert found["steps"][0].keys() == {"name", "fault", "skipped", "took_s"}
+        found = json.loads(run("check-config", f"{tmp_path}/c.toml", "--json").stdout)
+        assert (found["ok"], found["steps"]) == (True, [])
+
+    def test_what_fails_is_said(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def full(*_: object) -> NoReturn:
+            raise QuotaExceeded("no room")
+
+        monkeypatch.setattr(MemoryOrigin, "put", full)
+        (tmp_path / "c.toml").write_text("[origin]\nbackend = 'memory'\n")
+        result = run("check-config", f"{tmp_path}/c.toml", "--connect")
+        assert result.exit_code == 1
+        assert "  put                  fails: no room\n" in result.stdout
+        assert "  copy                 not tried: nothing was put\n" in result.stdout
+        result = run("check-config", f"{tmp_path}/c.toml", "--connect", "--json")
+        assert result.exit_code == 1
+        assert not json.loads(result.stdout)["ok"]
+
+    def test_an_origin_that_cannot_be_started(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def fail(_: object) -> NoReturn:
+            raise OriginUnavailable("cannot be opened")
+
+        monkeypatch.setattr(LocalOrigin, "start", fail)
+        (tmp_path / "origin").mkdir()
+        (tmp_path / "c.toml").write_text(f"[origin]\npath = '{tmp_path}/origin'\n")
+        result = run("check-config", f"{tmp_path}/c.toml", "--connect")
+        assert result.exit_code == 1
+        assert result.stdout.splitlines()[2:] == ["  start                fails: cannot be opened"]
+
+    def test_faults_come_first(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "c.toml").write_text("[server]\nsokcet = 1\n")
+        result = run("check-config", f"{tmp_path}/c.toml", "--connect", "--json")
+        assert (result.exit_code, result.stdout) == (2, "")
+
+    def test_the_time_for_it(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def hang(*_: object) -> NoReturn:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(MemoryOrigin, "put", hang)
+        (tmp_path / "c.toml").write_text("[origin]\nbackend = 'memory'\n")
+        result = run("--timeout", "0.05", "check-config", f"{tmp_path}/c.toml", "--connect")
+        assert result.exit_code == 1
+        assert "put                  fails: no answer within 0.05 s" in result.stdout

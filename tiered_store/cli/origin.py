@@ -1,0 +1,140 @@
+"""What speaks to the origin itself, without a daemon: trying it out, and clearing away what uploads have left.
+
+Everything is imported inside, as in ``service``. What the SDK would log is left out: the results say it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tiered_store.cli.keys import as_json_option
+from tiered_store.cli.output import warn, write_json
+from tiered_store.cli.session import USAGE, orderly_end
+from tiered_store.errors import StoreError
+
+if TYPE_CHECKING:
+    from tiered_store.config.load import Loaded
+    from tiered_store.config.model import Config
+    from tiered_store.origins.probe import Step
+    from tiered_store.origins.s3uploads import Unfinished
+
+__all__ = ["abort_uploads", "try_origin"]
+
+_TIMEOUT_S = 60.0
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+#: Nobody sends one object for a day.
+_OLDER_THAN = "24h"
+
+
+def try_origin(config: Config, timeout_s: float | None, *, show: Any) -> list[Step]:
+    """Try everything that the daemon will ask of the origin.
+
+    Args:
+        config: names it.
+        timeout_s: for all steps together; None for a minute.
+        show: called with each step when it is over.
+
+    Returns:
+        all steps.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
+
+    async def run() -> list[Step]:
+        from tiered_store.origins.probe import Step
+        from tiered_store.wiring import open_probe
+
+        done = []
+        try:
+            async with open_probe(config, timeout_s or _TIMEOUT_S) as probe, aclosing(probe.steps()) as steps:
+                async for step in steps:
+                    done.append(step)
+                    show(step)
+        except StoreError as error:
+            done.append(Step("start", error.message))
+            show(done[-1])
+        return done
+
+    with orderly_end():
+        return asyncio.run(run())
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip(), re.ASCII)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no time such as '24h' (s, m, h or d; without one seconds)")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+@click.command("abort-uploads")
+@click.argument("file", required=False, type=click.Path(path_type=Path), envvar="TIERED_STORE_CONFIG")
+@click.option(
+    "--older-than",
+    "age_s",
+    default=_OLDER_THAN,
+    show_default=True,
+    callback=_seconds,
+    metavar="TIME",
+    help="Leave younger ones alone, which may be under way: 90s, 30m, 24h, 7d.",
+)
+@click.option("--dry-run", is_flag=True, help="Show them and abort nothing.")
+@as_json_option
+@click.pass_context
+def abort_uploads(context: click.Context, file: Path | None, age_s: float, dry_run: bool, json_output: bool) -> None:
+    """Remove what unfinished uploads have left in the bucket of an S3 origin.
+
+    FILE is the daemon's configuration; the environment counts as it does for serve. An object that is sent in parts
+    leaves them behind where the daemon was killed meanwhile: nobody sees them, and they are paid for. Touched are those
+    below s3.prefix whose names a daemon could have written. No daemon is needed; one that runs is not disturbed.
+    """
+    from tiered_store.config.faults import ConfigError
+    from tiered_store.config.load import load
+
+    try:
+        loaded = load(file)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        context.exit(USAGE)
+    if loaded.config.origin.backend != "s3":
+        warn(f"origin.backend is {loaded.config.origin.backend!r}: only an S3 origin has unfinished uploads")
+        context.exit(USAGE)
+    logging.getLogger().addHandler(logging.NullHandler())
+    before_ns = time.time_ns() - int(age_s * 1e9)
+    old, young, aborted = asyncio.run(_abort(loaded, before_ns, dry_run=dry_run))
+    if json_output:
+        uploads = [{"name": upload.name, "upload_id": upload.upload_id, "begun": _iso(upload)} for upload in old]
+        write_json({"uploads": uploads, "aborted": aborted, "left_alone": young, "dry_run": dry_run})
+        return
+    for upload in old:
+        click.echo(f"{_iso(upload)}  {upload.name}")
+    done = "to be aborted" if dry_run else "aborted"
+    click.echo(f"{len(old) if dry_run else aborted} {done}, {young} younger ones left alone")
+
+
+async def _abort(loaded: Loaded, before_ns: int, *, dry_run: bool) -> tuple[list[Unfinished], int, int]:
+    """Those that are old enough, how many others there are, and how many were aborted."""
+    from tiered_store.wiring import open_bucket
+
+    old: list[Unfinished] = []
+    young = aborted = 0
+    async with open_bucket(loaded.config) as bucket:
+        uploads = bucket.unfinished()
+        async with aclosing(uploads.pages()) as pages:
+            async for page in pages:
+                found = [upload for upload in page if 0 < upload.begun_ns < before_ns]
+                young += len(page) - len(found)
+                old += found
+        if not dry_run:
+            aborted = await uploads.abort(old)
+    return old, young, aborted
+
+
+def _iso(upload: Unfinished) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(upload.begun_ns / 1e9))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -34,6 +35,8 @@ _KEEPALIVE_S: Final = 15
 #: A HEAD has no text that could say what is wrong with credentials; this is what the SDK makes of its status.
 _SAID_OF_A_HEAD: Final = frozenset({"400", "403"})
 
+#: Larger bodies are worth a question: a server that refuses them may close the connection on them unread.
+_ASK_ABOVE_BYTES: Final = 1024 * 1024
 _THIS_MACHINE: Final = ("http://127.", "http://localhost", "http://[::1]")
 
 
@@ -78,6 +81,7 @@ class S3Client:
         self._take_place()
         events = self.s3.meta.events
         events.register("before-sign.s3.DeleteObjects", _with_md5)
+        events.register_last("before-call.s3", _send_at_once)
         if self._credentials is not None:
             events.register("after-call.s3", self._look_at)
             self._credentials.begin()
@@ -115,6 +119,13 @@ class _Provider:
 
     async def load_credentials(self) -> ChainCredentials:
         return self._credentials
+
+
+def _send_at_once(params: Any, **_: object) -> None:
+    """Do not ask first whether a small body would be taken (``Expect``): that is a round trip for each of them."""
+    body = params.get("body")
+    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _ASK_ABOVE_BYTES:
+        params["headers"].pop("Expect", None)
 
 
 def _with_md5(request: Any, **_: object) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tiered_store.aio.offload import Offload
+from tiered_store.errors import OriginUnavailable
 from tiered_store.objects import Body, body_size, read_body
 from tiered_store.origins.s3errors import needed
 from tiered_store.origins.s3settings import S3Settings
@@ -102,7 +103,12 @@ class S3Writer:
         if isinstance(source, Mapping):
             span = f"bytes={offset}-{offset + length - 1}"
             answer = await self._s3.upload_part_copy(**upload, **source, PartNumber=number, CopySourceRange=span)
-            return str(answer["CopyPartResult"]["ETag"])
+            etag = answer.get("CopyPartResult", {}).get("ETag")
+            if etag is None:
+                raise OriginUnavailable(
+                    "the origin has no UploadPartCopy, so it copies no large objects", retryable=False
+                )
+            return str(etag)
         data = await self._read(source, offset, length)
         answer = await self._s3.upload_part(**upload, PartNumber=number, Body=data)
         return str(needed(answer, "ETag"))

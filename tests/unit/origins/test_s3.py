@@ -240,6 +240,20 @@ async def test_a_copy_in_parts(server: S3Server, opened: Any, monkeypatch: pytes
     assert (info, read) == (copied, data)
 
 
+async def test_a_server_that_cannot_copy_in_parts(
+    server: S3Server, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rclone's is one: it says yes, and has copied nothing. What was there before stays."""
+    monkeypatch.setattr("tiered_store.origins.s3.COPY_MAX_BYTES", CHUNK_BYTES)
+    origin = await opened(server.settings())
+    await origin.put("a", pattern(CHUNK_BYTES + 1), NOTHING_SAID)
+    await origin.put("b", b"before", NOTHING_SAID)
+    with pytest.raises(OriginUnavailable, match="UploadPartCopy") as caught:
+        await origin.copy("a", "b")
+    assert not caught.value.retryable
+    assert await read_all(origin, "b") == b"before"
+
+
 class TestFailedUploads:
     """Nothing is left of an upload in parts that fails, or whose writer goes away."""
 

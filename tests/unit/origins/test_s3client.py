@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ class FakeS3:
             return web.Response(status=400, text="" if request.method == "HEAD" else text)
         if request.method == "GET":
             return web.Response(text="<ListBucketResult/>")
-        return web.Response(
-            headers={"Content-Length": "1", "ETag": '"e"', "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
-        )
+        await request.read()
+        headers = {"ETag": '"e"', "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
+        return web.Response(headers=headers | ({"Content-Length": "1"} if request.method == "HEAD" else {}))
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +220,18 @@ async def test_what_is_no_s3_server(opened: Any) -> None:
             with pytest.raises(OriginUnavailable, match="is this an S3 server") as caught:
                 await ask("a")
             assert not caught.value.retryable
+
+
+async def test_small_bodies_are_sent_at_once(opened: Any, fake: tuple[FakeS3, str]) -> None:
+    """The faked server never says that a body may come: whoever waited for that would wait for long."""
+    server, url = fake
+    settings = replace(SAID, endpoint_url=url)
+    origin = await opened(settings)
+    sent: list[bool] = []
+    origin._s3.meta.events.register("before-send.s3", lambda request, **_: sent.append("Expect" in request.headers))
+    await origin.put("a", b"x" * 1024 * 1024, PutHeaders())
+    assert sent == [False]
+    assert server.asked == [("said", "/builds/a")]
 
 
 class TestRegions:

@@ -5,13 +5,12 @@ Everything is imported inside, as in ``service``. What the SDK would log is left
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,13 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["abort_uploads", "try_origin"]
 
+T = TypeVar("T")
+
 _TIMEOUT_S = 60.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 #: Nobody sends one object for a day.
 _OLDER_THAN = "24h"
 
 
-def try_origin(config: Config, timeout_s: float | None, *, show: Any) -> list[Step]:
+def try_origin(config: Config, timeout_s: float | None, *, show: Callable[[Step], None]) -> list[Step]:
     """Try everything that the daemon will ask of the origin.
 
     Args:
@@ -45,7 +46,6 @@ def try_origin(config: Config, timeout_s: float | None, *, show: Any) -> list[St
     Returns:
         all steps.
     """
-    logging.getLogger().addHandler(logging.NullHandler())
 
     async def run() -> list[Step]:
         from tiered_store.origins.probe import Step
@@ -63,7 +63,16 @@ def try_origin(config: Config, timeout_s: float | None, *, show: Any) -> list[St
         return done
 
     with orderly_end():
-        return asyncio.run(run())
+        return _run(run())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run what is asynchronous, without what it would log."""
+    import asyncio
+    import logging
+
+    logging.getLogger().addHandler(logging.NullHandler())
+    return asyncio.run(work)
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
@@ -105,9 +114,8 @@ def abort_uploads(context: click.Context, file: Path | None, age_s: float, dry_r
     if loaded.config.origin.backend != "s3":
         warn(f"origin.backend is {loaded.config.origin.backend!r}: only an S3 origin has unfinished uploads")
         context.exit(USAGE)
-    logging.getLogger().addHandler(logging.NullHandler())
     before_ns = time.time_ns() - int(age_s * 1e9)
-    old, young, aborted = asyncio.run(_abort(loaded, before_ns, dry_run=dry_run))
+    old, young, aborted = _run(_abort(loaded, before_ns, dry_run=dry_run))
     if json_output:
         uploads = [{"name": upload.name, "upload_id": upload.upload_id, "begun": _iso(upload)} for upload in old]
         write_json({"uploads": uploads, "aborted": aborted, "left_alone": young, "dry_run": dry_run})

@@ -97,7 +97,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -
 @as_json_option
 @click.pass_context
 def abort_uploads(context: click.Context, file: Path | None, age_s: float, dry_run: bool, json_output: bool) -> None:
-    """Remove what unfinished uploads have left in the bucket of an S3 origin.
+    """Remove what unfinished uploads left in a bucket.
 
     FILE is the daemon's configuration; the environment counts as it does for serve. An object that is sent in parts
     leaves them behind where the daemon was killed meanwhile: nobody sees them, and they are paid for. Touched are those

@@ -38,8 +38,8 @@ class FakeS3:
         if code := self.refuses.get(who):
             text = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
             return web.Response(status=400, text="" if request.method == "HEAD" else text)
-        if request.method == "GET":
-            return web.Response(text="<ListBucketResult/>")
+        if request.method in {"GET", "POST"}:
+            return web.Response(text="<Result/>")
         await request.read()
         headers = {"ETag": '"e"', "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
         return web.Response(headers=headers | ({"Content-Length": "1"} if request.method == "HEAD" else {}))
@@ -206,20 +206,27 @@ class TestCredentials:
 async def test_what_is_no_s3_server(opened: Any) -> None:
     """It answers, and what it answers has nothing that it should: an error, and the connection is given back."""
 
+    over = asyncio.Event()
+
     async def page(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         answer.enable_chunked_encoding()
         await answer.prepare(request)
         if request.method != "HEAD":
             await answer.write(b"<html>")
+            await over.wait()
         return answer
 
+    bodies: list[Any] = []
     async with answering(page) as url:
         origin = await opened(S3Settings("b", endpoint_url=url, region="x", access_key_id="a", secret_access_key="b"))
+        origin._s3.meta.events.register("after-call.s3.GetObject", lambda parsed, **_: bodies.append(parsed["Body"]))
         for ask in (origin.stat, origin.open):
             with pytest.raises(OriginUnavailable, match="is this an S3 server") as caught:
                 await ask("a")
             assert not caught.value.retryable
+        assert [body.closed for body in bodies] == [True]
+        over.set()
 
 
 async def test_small_bodies_are_sent_at_once(opened: Any, fake: tuple[FakeS3, str]) -> None:
@@ -232,6 +239,16 @@ async def test_small_bodies_are_sent_at_once(opened: Any, fake: tuple[FakeS3, st
     await origin.put("a", b"x" * 1024 * 1024, PutHeaders())
     assert sent == [False]
     assert server.asked == [("said", "/builds/a")]
+
+
+async def test_what_is_to_be_deleted_is_vouched_for(opened: Any, fake: tuple[FakeS3, str]) -> None:
+    origin = await opened(replace(SAID, endpoint_url=fake[1]))
+    sent: list[set[str]] = []
+    origin._s3.meta.events.register("before-send.s3", lambda request, **_: sent.append({*request.headers}))
+    await origin.delete(["a", "b"])
+    (fields,) = sent
+    assert "Content-MD5" in fields
+    assert not {field for field in fields if "checksum" in field.lower()}
 
 
 class TestRegions:

@@ -266,8 +266,12 @@ async def test_a_source_that_does_not_answer(
 
 
 @pytest.mark.parametrize("act", ["close", "cancel"])
-async def test_going_away_meanwhile(chain: ChainCredentials, container: Source, act: str) -> None:
+async def test_going_away_meanwhile(
+    chain: ChainCredentials, container: Source, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Closing ends the walk; a request that goes away does not."""
+    monkeypatch.setattr(botocore.utils.ContainerMetadataFetcher, "TIMEOUT_SECONDS", 600)
+    monkeypatch.setattr(s3credentials, "_WALK_TIMEOUT_S", 600)  # longer than this test may take
     container.gate.clear()
     waiting = asyncio.create_task(key_of(chain))
     while not container.asked:

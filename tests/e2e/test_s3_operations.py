@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from tests.support.answers import answering
 from tests.support.clients import some_bytes
 from tests.support.daemon import RunningDaemon, clean_environment, toml_of
 from tests.support.processes import MIB
@@ -110,3 +114,37 @@ def test_trying_out_a_bucket(server: S3Server, tmp_path: Path) -> None:
     result = run("check-config", f"{tmp_path}/c.toml", "--connect")
     assert (result.returncode, result.stderr) == (1, "")
     assert "bucket 'no-such-bucket' does not exist there; see s3.bucket" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_trying_out_a_bucket_is_stopped(tmp_path: Path, number: int) -> None:
+    """What it has put is removed nevertheless."""
+    objects: set[str] = set()
+    listing, removed = asyncio.Event(), asyncio.Event()
+
+    async def bucket(request: web.Request) -> web.Response:
+        if request.method == "PUT":
+            await request.read()
+            objects.add(request.path)
+        elif request.method == "DELETE":
+            objects.discard(request.path)
+            removed.set()
+        elif "list-type" in request.query:
+            listing.set()
+            await removed.wait()
+        headers = {"Content-Length": "1000"} if request.method == "HEAD" else {}
+        return web.Response(headers={"ETag": '"e"', **headers})
+
+    nowhere = asyncio.subprocess.DEVNULL
+    async with answering(bucket) as url:
+        said = {"bucket": "builds", "endpoint_url": url, "region": "x", "access_key_id": "a", "secret_access_key": "b"}
+        (tmp_path / "c.toml").write_text(toml_of({"origin": {"backend": "s3"}, "s3": said}))
+        command = [*COMMAND, "check-config", f"{tmp_path}/c.toml", "--connect"]
+        process = await asyncio.create_subprocess_exec(
+            *command, env=clean_environment(), stdout=nowhere, stderr=nowhere
+        )
+        await listing.wait()
+        assert len(objects) == 1
+        process.send_signal(number)
+        assert await process.wait() == 128 + number
+    assert objects == set()

@@ -83,6 +83,8 @@ async def test_more_than_one_page(server: S3Server, opened: Any) -> None:
     listing = await origin.list("n/", limit=1050)
     assert ([info.key for info in listing.items], listing.more) == (names[:1050], True)
     assert await list_all(origin, page=1001) == names
+    assert await origin.delete(names) == 1100
+    assert await list_all(origin) == []
 
 
 @pytest.mark.parametrize("size", [PART - 1, PART, PART + 1, 5 * PART, 12 * PART + 7])

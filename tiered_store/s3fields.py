@@ -5,8 +5,8 @@ through a CDN before the bucket, where they are plain HTTP. Both have to come to
 no SDK.
 
 What this program writes beside the metadata of a caller is in fields of its own: the body's sha256; a version, which
-each put draws anew, because S3's ETag tells bytes apart and not two versions with equal bytes; and, where metadata would
-not come back as it was, all of it as JSON. What others wrote is shown as it stands.
+each put draws anew, because S3's ETag tells bytes apart and not two versions with equal bytes; and, where metadata
+would not come back as it was, all of it as JSON. What others wrote is shown as it stands.
 """
 
 from __future__ import annotations

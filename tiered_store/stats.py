@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["OriginStats", "StoreStats", "TierStats"]
+__all__ = ["CdnStats", "OriginStats", "StoreStats", "TierStats"]
 
 
 @dataclass(slots=True)
@@ -21,6 +21,22 @@ class TierStats:
     entries: int = 0  # objects held now
     max_bytes: int = 0  # the bound
     evictions: int = 0  # objects forgotten to make room
+
+
+@dataclass(slots=True)
+class CdnStats:
+    """What was asked of the cdn."""
+
+    hits: int = 0  # reads that it answered, with the first bytes at least
+    misses: int = 0  # reads that asked it and went on to the origin: it had nothing, or failed before the first byte
+    errors: int = 0  # requests that failed, at whatever byte, and lies; a "not found" is none
+    skipped: int = 0  # reads that went past it unasked: breaker open, key distrusted, all connections in use
+    bytes_read: int = 0
+    lies: int = 0  # objects that did not have the digest or the size that they must have
+    breaker_opened: int = 0  # how often it was found to fail, and left alone for a while
+    breaker_open: bool = False  # whether it is left alone now
+    purges: int = 0  # objects that it was told to forget, and did
+    purge_errors: int = 0  # objects that it may still have, because it could not be told
 
 
 @dataclass(slots=True)

@@ -14,8 +14,20 @@ from tiered_store.config.sizes import format_size
 
 __all__ = ["ping", "stats"]
 
-_TIERS = ("memory", "disk", "cdn")
+_TIERS = ("memory", "disk")
 _OF_TIERS = ("hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes")
+_OF_THE_CDN = (
+    "hits",
+    "misses",
+    "errors",
+    "skipped",
+    "bytes_read",
+    "lies",
+    "breaker_opened",
+    "breaker_open",
+    "purges",
+    "purge_errors",
+)
 _OF_THE_ORIGIN = ("hits", "misses", "errors", "not_modified", "puts", "bytes_read", "bytes_written")
 _OF_ITS_GUARD = (
     "retries",
@@ -38,7 +50,8 @@ def stats(context: click.Context, json_output: bool) -> None:
     if json_output:
         write_json(numbers)
         return
-    for places, columns in ((_TIERS, _OF_TIERS), (("origin",), _OF_THE_ORIGIN), (("origin",), _OF_ITS_GUARD)):
+    of_one = (("cdn", _OF_THE_CDN), ("origin", _OF_THE_ORIGIN), ("origin", _OF_ITS_GUARD))
+    for places, columns in ((_TIERS, _OF_TIERS), *(((place,), columns) for place, columns in of_one)):
         click.echo(table([["", *columns], *_rows(numbers, places, columns)]))
         click.echo()
     for name, value in numbers.items():

@@ -21,8 +21,8 @@ from tiered_store.store.fill import Fill
 from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
 from tiered_store.store.negative import NegativeCache
+from tiered_store.store.sources import Sources
 from tiered_store.store.staging import Staging
-from tiered_store.store.upstream import Upstream
 
 __all__ = ["Fills"]
 
@@ -33,7 +33,7 @@ class Fills:
     """All fills of one store.
 
     Args:
-        upstream: where objects come from.
+        sources: where objects come from.
         staging: where they are collected.
         cache: where they are installed.
         freshness: dates and judges them.
@@ -46,7 +46,7 @@ class Fills:
 
     def __init__(
         self,
-        upstream: Upstream,
+        sources: Sources,
         staging: Staging,
         cache: Cache,
         freshness: Freshness,
@@ -57,7 +57,7 @@ class Fills:
         budget: ByteBudget,
         max_revalidations: int,
     ) -> None:
-        self._upstream = upstream
+        self._sources = sources
         self._staging = staging
         self._budget = budget
         self._cache = cache
@@ -117,12 +117,13 @@ class Fills:
     async def _run(self, fill: Fill) -> None:
         """The task of one fill. What it ends with is in the fill; faults nobody planned for are logged, too."""
         try:
-            staged = await fill.bring(self._upstream, self._staging, self._budget)
+            staged = await fill.bring(self._sources, self._staging, self._budget)
             if staged is None:
                 fill.succeed(self._refreshed(fill))
             else:
                 assert fill.info is not None
-                fill.succeed(self._installed(fill, Entry(fill.info, staged.body, validated_at=0.0, crc=staged.crc)))
+                entry = Entry(fill.info, staged.body, validated_at=0.0, tier=fill.tier, crc=staged.crc)
+                fill.succeed(self._installed(fill, entry))
         except NotFound as error:
             if self.flights.is_current(fill.key, fill):
                 self._cache.forget(fill.key)

@@ -4,7 +4,8 @@ Three things can be behind it: an entry that is there already, a fill under way,
 machine has room for the object, a read of the origin for this reader alone.
 
 Invariant: whoever reads to the end without an exception has got the object's bytes, all of them, and
-of an artifact verified ones: a reader's last piece is held back until the whole object is.
+of an artifact verified ones: a reader's last piece is held back until the whole object is. A fill that starts anew
+takes along those readers whom that cannot surprise: they have been told the same, and been given nothing yet.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from tiered_store.aio.offload import Offload
-from tiered_store.errors import IntegrityError, OriginUnavailable, QuotaExceeded
+from tiered_store.errors import IntegrityError, OriginUnavailable, QuotaExceeded, StoreError
 from tiered_store.key import Key, is_artifact
 from tiered_store.objects import Entry, FileBody, ObjectInfo, read_body
-from tiered_store.store.fill import Fill, verify_artifact
+from tiered_store.store.fill import Fill
+from tiered_store.store.flow import Flow, is_same_object, own_copy
+from tiered_store.store.sources import verify_artifact
 from tiered_store.store.upstream import UpstreamRead
 
 __all__ = ["PIECE_BYTES", "Reading", "SharedReading", "ThroughReading"]
@@ -73,11 +76,19 @@ class SharedReading:
         self._offload = offload
         self._leave = leave
         self._forget = forget
+        self._flow = source.flow if isinstance(source, Fill) else None
+        self._has_begun = False
         self._closed = False
 
     async def entry(self) -> Entry:
         """See :class:`Reading`."""
-        return self._source if isinstance(self._source, Entry) else await self._source.entry()
+        if isinstance(self._source, Entry):
+            return self._source
+        entry = await self._source.entry()
+        flow = self._flow
+        if flow is not None and flow.given_up is not None and not is_same_object(entry.info, self.info):
+            raise own_copy(flow.given_up)
+        return entry
 
     def chunks(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """See :class:`Reading`."""
@@ -96,15 +107,34 @@ class SharedReading:
         fill = self._source
         if isinstance(fill, Entry):
             return await self._of_entry(fill, offset, end)
-        there = min(end, await fill.grown(offset))
-        until = min(there, offset + PIECE_BYTES)
-        if fill.is_over or fill.spool is None or (last_is_held and until == end):
-            return await self._of_entry(await fill.entry(), offset, end)
-        try:
-            return await fill.spool.read(offset, until - offset)
-        except (OSError, ValueError):
-            # The fill failed while we read, and its spool is gone: its error is the answer.
-            return await self._of_entry(await fill.entry(), offset, end)
+        flow = self._flow
+        while flow is not None:
+            there = min(end, await flow.grown(offset))
+            until = min(there, offset + PIECE_BYTES)
+            if flow.spool is not None and not (last_is_held and until == end):
+                try:
+                    piece = await flow.spool.read(offset, until - offset)
+                except (OSError, ValueError):
+                    pass  # the flow came to its end while we read, and its file is gone
+                else:
+                    self._has_begun = True
+                    return piece
+            await flow.over()
+            if flow.given_up is None:
+                break
+            flow = await self._turn_to_next(fill, flow.given_up)
+        entry = await fill.entry()
+        self._has_begun = True
+        return await self._of_entry(entry, offset, end)
+
+    async def _turn_to_next(self, fill: Fill, given_up: StoreError) -> Flow | None:
+        """The next try of the fill, for a reader whom its beginning cannot surprise. Raises why it was begun."""
+        if self._has_begun:
+            raise own_copy(given_up)
+        if not is_same_object(await fill.opened(), self.info):
+            raise own_copy(given_up)
+        self._flow = fill.flow
+        return self._flow
 
     async def _of_entry(self, entry: Entry, offset: int, end: int) -> bytes:
         length = min(PIECE_BYTES, end - offset)

@@ -1,4 +1,4 @@
-"""The store: reads through memory, disk and origin, and writes to the origin.
+"""The store: reads through memory, disk, cdn and origin, and writes to the origin.
 
 This module is the read path, and the one place where the rooms around it meet. What a fill, a promotion
 or a write does in detail is theirs. It knows no socket and no configuration file.
@@ -23,7 +23,7 @@ from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, O
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, key_of_name
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
 from tiered_store.origins.base import CHUNK_BYTES, Listing, Origin, PutHeaders
-from tiered_store.stats import OriginStats, StoreStats, TierStats
+from tiered_store.stats import OriginStats, StoreStats
 from tiered_store.store.cache import Cache, DiskPlace, MemoryPlace
 from tiered_store.store.damage import KnownDamage
 from tiered_store.store.fill import Fill
@@ -36,6 +36,7 @@ from tiered_store.store.negative import NegativeCache
 from tiered_store.store.policy import Policies
 from tiered_store.store.promotion import Lookups, Promotions
 from tiered_store.store.reading import Reading, SharedReading, ThroughReading
+from tiered_store.store.sources import CdnPlace, Sources
 from tiered_store.store.spool import Spool, Staged
 from tiered_store.store.staging import Staging
 from tiered_store.store.uploads import UploadRoom
@@ -67,6 +68,7 @@ class Store:
         policies: freshness by key prefix.
         limits: see there.
         origin_stats: where the origin's own counters are, if it has any; what is asked of it is counted there, too.
+        cdn: what is asked before the origin for the keys whose policy allows it, or None; started.
         clock: monotonic seconds.
         wall: seconds since the epoch.
     """
@@ -80,6 +82,7 @@ class Store:
         policies: Policies,
         limits: StoreLimits,
         origin_stats: OriginStats | None = None,
+        cdn: CdnPlace | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +95,7 @@ class Store:
         self._negative = NegativeCache(clock)
         self._damage = KnownDamage()
         self._upstream = Upstream(origin, self._counters.origin, clock=clock, exists_ttl_s=limits.exists_ttl_s)
+        self._sources = Sources(self._upstream, cdn, policies, self._counters)
         self._staging = Staging(
             disk,
             MemoryRoom(limits.spool_memory_bytes),
@@ -112,7 +116,6 @@ class Store:
         )
         self._lookups = Lookups(self._cache, self._promotions)
         common = (
-            self._upstream,
             self._staging,
             self._cache,
             self._freshness,
@@ -120,9 +123,11 @@ class Store:
             self._damage,
             self._counters,
         )
-        self._fills = Fills(*common, budget=self._budget, max_revalidations=limits.max_background_tasks)
+        self._fills = Fills(self._sources, *common, budget=self._budget, max_revalidations=limits.max_background_tasks)
         self._writes = Writes(
+            self._upstream,
             *common,
+            sources=self._sources,
             flights=(self._fills.flights, self._lookups.flights, self._promotions.flights),
             max_metadata_bytes=limits.max_metadata_bytes,
             max_running=limits.max_writes,
@@ -147,7 +152,7 @@ class Store:
         try:
             await self._cache.close()
         finally:
-            await self._upstream.close()
+            await self._sources.close()
             await self._offload.close()
 
     # ------------------------------------------------------------------ reads
@@ -361,7 +366,7 @@ class Store:
         return {
             "memory": asdict(memory),
             "disk": asdict(disk),
-            "cdn": asdict(TierStats()),
+            "cdn": asdict(self._sources.cdn_stats),
             **self._counters.counters(),
         }
 
@@ -385,8 +390,8 @@ class Store:
             raise NotFound("no tier has this object, and the origin was not to be asked", key=key)
         self._raise_remembered_miss(key, entry)
         self._cache.count_miss()
-        # 3. the cdn has its place here, before the origin, for the keys whose policy allows it.
-        return self._fills.join(key, stale=entry, in_memory=not no_promote)  # 4. the origin; populates 1 and 2
+        # 3. the cdn, for the keys whose policy allows it, 4. the origin; what came populates 1 and 2
+        return self._fills.join(key, stale=entry, in_memory=not no_promote)
 
     async def _look(self, key: Key, *, in_memory: bool) -> Entry | None:
         """What memory or disk hold, fresh or not."""

@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from tiered_store.aio.outages import Outage, Outages
 from tiered_store.errors import InvalidKey, KeyConflict, NotFound, OriginUnavailable, StoreError, TooLarge
 from tiered_store.key import Key, key_of_name, name_of_key
 from tiered_store.objects import Body, ObjectInfo
 from tiered_store.origins.base import Listing, Origin, OriginRead, PutHeaders
 from tiered_store.stats import OriginStats
 from tiered_store.store.existing import ExistingArtifacts, Sight
-from tiered_store.store.outages import Outage, Outages
 
 __all__ = ["Upstream", "UpstreamRead"]
 
@@ -27,13 +27,13 @@ _MISTAKES = (InvalidKey, KeyConflict, TooLarge)
 
 
 class UpstreamRead:
-    """One object being read from the origin, whole and of one version; to be closed."""
+    """One object being read from the origin, from ``offset`` to its end and of one version; to be closed."""
 
-    def __init__(self, key: Key, read: OriginRead, stats: OriginStats, outage: Outage) -> None:
+    def __init__(self, key: Key, read: OriginRead, stats: OriginStats, outage: Outage, *, offset: int = 0) -> None:
         self.info = read.info.renamed(key)
         self._read = read
         self._chunks = read.chunks()
-        self._left = self.info.size
+        self._left = max(0, self.info.size - offset)
         self._stats = stats
         self._outage = outage
 
@@ -41,7 +41,7 @@ class UpstreamRead:
         """The next bytes, at most ``CHUNK_BYTES``; empty at the end.
 
         Raises:
-            OriginUnavailable: the read breaks, or does not give exactly ``info.size`` bytes in all.
+            OriginUnavailable: the read breaks, or does not give exactly the bytes up to ``info.size``.
         """
         chunk = b""
         with _Named(self._stats, self._outage, "read", Key(self.info.key)):
@@ -98,17 +98,17 @@ class Upstream:
         self._stats.hits += 1
         return self._seen(key, info, sight)
 
-    async def open(self, key: Key, *, if_none_match: str | None = None) -> UpstreamRead | None:
-        """Start to read; None if the object still has that etag. Raises as ``Origin.open``."""
+    async def open(self, key: Key, *, offset: int = 0, if_none_match: str | None = None) -> UpstreamRead | None:
+        """Start to read, from ``offset`` on; None if the object still has that etag. Raises as ``Origin.open``."""
         name, sight = name_of_key(key), self._existing.look()
         with _Named(self._stats, self._outages.reads, "open", key, existing=self._existing):
-            read = await self._origin.open(name, if_none_match=if_none_match)
+            read = await self._origin.open(name, offset=offset, if_none_match=if_none_match)
         if read is None:
             self._stats.not_modified += 1
             return None
         self._stats.hits += 1
         self._seen(key, read.info, sight)
-        return UpstreamRead(key, read, self._stats, self._outages.reads)
+        return UpstreamRead(key, read, self._stats, self._outages.reads, offset=offset)
 
     async def put(self, key: Key, body: Body, headers: PutHeaders) -> ObjectInfo:
         """Store durably. Raises as ``Origin.put``."""

@@ -34,6 +34,7 @@ from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
 from tiered_store.store.listing import list_keys
 from tiered_store.store.negative import NegativeCache
+from tiered_store.store.sources import Sources
 from tiered_store.store.spool import Staged
 from tiered_store.store.staging import Staging
 from tiered_store.store.upstream import Upstream
@@ -60,6 +61,7 @@ class Writes:
         negative: remembered misses, which a write ends.
         damage: artifacts with wrong bytes at the origin, which a put repairs.
         stats: uploads and uploads_skipped move here.
+        sources: the cdn before the origin, which a write makes forget.
         flights: what a write overtakes.
         max_metadata_bytes: bound of content type and user metadata.
         max_running: writes under way at once; further ones wait. It also bounds those whose callers have gone,
@@ -76,6 +78,7 @@ class Writes:
         damage: KnownDamage,
         stats: StoreStats,
         *,
+        sources: Sources,
         flights: Sequence[Flights[Any]],
         max_metadata_bytes: int,
         max_running: int,
@@ -86,6 +89,7 @@ class Writes:
         self._freshness = freshness
         self._negative = negative
         self._damage = damage
+        self._sources = sources
         self._flights = flights
         self._stats = stats
         self._max_metadata_bytes = max_metadata_bytes
@@ -191,6 +195,7 @@ class Writes:
         entry = Entry(info, body, validated_at=0.0, crc=crc)
         self._freshness.stamp(entry)
         self._cache.install(key, entry)
+        await self._sources.written(key)
         return info
 
     async def _existing_artifact(self, key: Key, size: int) -> ObjectInfo | None:
@@ -218,6 +223,7 @@ class Writes:
             self._overtake(key)
             self._damage.forget(key)
             self._cache.forget(key)
+        await self._sources.deleted(keys)
         return count
 
     async def _copy(self, source: Key, target: Key) -> ObjectInfo:
@@ -236,12 +242,14 @@ class Writes:
         self._overtake(target)
         # The bytes stay where they are until somebody reads them.
         self._cache.forget(target)
+        await self._sources.written(target)
         return info
 
     def _overtake(self, key: Key) -> None:
         """A write has completed at the origin: what is in the air for this key is of yesterday."""
         self.completed += 1
         self._negative.forget(key)
+        self._sources.overtake(key)
         for flights in self._flights:
             flights.overtake(key)
 

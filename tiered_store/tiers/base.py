@@ -8,7 +8,11 @@ from tiered_store.key import Key
 from tiered_store.objects import Entry
 from tiered_store.stats import TierStats
 
-__all__ = ["Tier"]
+__all__ = ["ReadFault", "Tier"]
+
+
+class ReadFault(Exception):
+    """A read of a tier that had begun cannot go on; whoever reads goes on with the place below."""
 
 
 class Tier(Protocol):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.faults import FaultyOrigin
 from tests.support.store import NOTHING_SAID, store_rig
+from tiered_store.aio.outages import Outages
 from tiered_store.errors import (
     InvalidKey,
     KeyConflict,
@@ -19,7 +20,6 @@ from tiered_store.key import parse_key
 from tiered_store.objects import ObjectInfo
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.stats import OriginStats
-from tiered_store.store.outages import Outages
 from tiered_store.store.upstream import Upstream, UpstreamRead
 
 ARTIFACT = parse_key("sha256:" + "ab" * 32)

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from tests.support.faults import ManualClock
+from tiered_store.aio.outages import Outage
 from tiered_store.errors import OriginUnavailable
-from tiered_store.store.outages import Outage
 
 FAILS, ANSWERS = "the origin fails", "the origin answers again"
 

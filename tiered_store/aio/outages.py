@@ -1,4 +1,4 @@
-"""An origin that fails, in the log: a line when it begins, one a minute while it lasts, and one when it is over.
+"""A place that fails, in the log: a line when it begins, one a minute while it lasts, and one when it is over.
 
 Knows neither keys nor what is asked. Reads and writes are told apart, because a full or read-only file system
 refuses writes alone, and reads that go on do not mean that it is over. The invariants: no outage goes without its
@@ -29,15 +29,28 @@ class Outage:
     Args:
         requests: what they are, for the log.
         clock: monotonic seconds.
+        place: who is asked, for the log.
 
     Attributes:
         is_on: whether there is an outage. Successes need to be told only then.
     """
 
-    __slots__ = ("_began", "_clock", "_ended", "_failed", "_failures", "_quiet_s", "_requests", "_said", "is_on")
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_ended",
+        "_failed",
+        "_failures",
+        "_place",
+        "_quiet_s",
+        "_requests",
+        "_said",
+        "is_on",
+    )
 
-    def __init__(self, requests: str, clock: Callable[[], float]) -> None:
+    def __init__(self, requests: str, clock: Callable[[], float], *, place: str = "the origin") -> None:
         self._requests = requests
+        self._place = place
         self._clock = clock
         self.is_on = False
         self._failures = 0
@@ -58,7 +71,7 @@ class Outage:
         if now - self._said >= _REPEAT_S:
             self._said = now
             said = str(error) or type(error).__name__
-            _log.warning("the origin fails", extra={"operation": operation, "error": said, **self._fields(now)})
+            _log.warning("%s fails", self._place, extra={"operation": operation, "error": said, **self._fields(now)})
 
     def answered(self) -> None:
         """A request was answered, be it with "no such object"."""
@@ -67,7 +80,7 @@ class Outage:
             return
         self.is_on = False
         self._ended = now
-        _log.info("the origin answers again", extra=self._fields(now))
+        _log.info("%s answers again", self._place, extra=self._fields(now))
 
     def _fields(self, now: float) -> dict[str, object]:
         return {"requests": self._requests, "failures": self._failures, "for_s": round(now - self._began, 3)}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiered_store.aio.offload import Offload
-from tiered_store.config.model import Config, S3Section
+from tiered_store.config.model import CdnSection, Config, S3Section
 from tiered_store.config.providers import place_of
 from tiered_store.key import RESERVED_PREFIX, Key
 from tiered_store.objects import INLINE_MAX_BYTES
@@ -35,14 +35,17 @@ from tiered_store.tiers.directory import forget_marks
 from tiered_store.tiers.disk import DiskTier
 from tiered_store.tiers.memory import MemoryTier
 
-if TYPE_CHECKING:  # what an S3 origin needs takes long to import, and most daemons have none
+if TYPE_CHECKING:  # what an S3 origin or a cdn needs takes long to import, and most daemons have none
     from tiered_store.origins.s3 import S3Origin
     from tiered_store.origins.s3settings import S3Settings
+    from tiered_store.tiers.cdn import CdnTier
+    from tiered_store.tiers.cdnsettings import CdnSettings
 
 __all__ = [
     "CannotStart",
     "DescriptorPlan",
     "OpenStore",
+    "cdn_settings",
     "divide_descriptors",
     "native_limits",
     "open_bucket",
@@ -109,15 +112,19 @@ def raise_descriptor_limit() -> int:
 def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     """Divide the process's descriptors.
 
-    256 are kept back, and those for the connections to an S3 origin. Connections of clients come first, two each,
-    but get at most half of the rest; what they leave goes to the tiers, half to each; an origin in memory, whose
+    256 are kept back, and those for the connections to an S3 origin and a cdn. Connections of clients come first, two
+    each, but get at most half of the rest; what they leave goes to the tiers, half to each; an origin in memory, whose
     large objects are files too, is left half of it first. The memory tier takes no more than it could ever fill with
     objects large enough to be files, the disk tier at most 8192.
 
     Raises:
         CannotStart: if the limit leaves too little for any use.
     """
-    reserved = _RESERVED + (config.s3.max_connections if config.origin.backend == "s3" else 0)
+    reserved = _RESERVED
+    if config.origin.backend == "s3":
+        reserved += config.s3.max_connections
+    if config.cdn.base_url:
+        reserved += config.cdn.max_connections
     usable = limit - reserved
     if usable < _USABLE_MINIMUM:
         raise CannotStart(
@@ -199,10 +206,12 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
         memory = MemoryTier(
             config.memory.max_bytes, max_share=config.memory.max_object_share, max_descriptors=plan.memory
         )
+        cdn = await _open_cdn(config.cdn, undo)
         store = Store(
             memory=memory,
             disk=disk,
             origin=origin,
+            cdn=cdn,
             policies=_policies(config),
             limits=store_limits(config),
             origin_stats=origin_stats,
@@ -277,6 +286,35 @@ async def open_probe(config: Config, timeout_s: float) -> AsyncIterator[Probe]:
         yield Probe(origin, name, others=others, rehearsals=rehearsals, timeout_s=timeout_s)
 
 
+async def _open_cdn(section: CdnSection, undo: contextlib.AsyncExitStack) -> CdnTier | None:
+    """Start the configured cdn, if there is one; it is not asked anything."""
+    if not section.base_url:
+        return None
+    from tiered_store.tiers.cdn import CdnTier
+    from tiered_store.tiers.purge import HttpPurger
+
+    settings = cdn_settings(section)
+    cdn = CdnTier(settings, HttpPurger(settings) if section.purge == "http" else None)
+    undo.push_async_callback(cdn.close)
+    await cdn.start()
+    return cdn
+
+
+def cdn_settings(section: CdnSection) -> CdnSettings:
+    """What a cdn tier is told."""
+    from tiered_store.tiers.cdnsettings import CdnSettings
+
+    return CdnSettings(
+        base_url=section.base_url,
+        purge_url=section.purge_url,
+        timeout_s=section.timeout_ms / 1000,
+        headers={name: value.get_secret_value() for name, value in section.headers.items()},
+        max_connections=section.max_connections,
+        part_bytes=section.part_bytes,
+        parts_at_once=section.parts_at_once,
+    )
+
+
 def s3_settings(section: S3Section) -> S3Settings:
     """What an S3 origin is told: the section, with what follows from the provider; an empty text is not said."""
     from tiered_store.origins.s3settings import S3Settings
@@ -336,6 +374,7 @@ def _policies(config: Config) -> Policies:
             stale_while_revalidate_s=rule.stale_while_revalidate_s,
             stale_if_error_s=rule.stale_if_error_s,
             negative_ttl_s=rule.negative_ttl_s,
+            cdn=rule.cdn,
         )
         for rule in config.policies
     )

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tiered_store.config.cdnchecks import cdn_notices, check_cdn
 from tiered_store.config.checks import check, check_policies
 from tiered_store.config.defaults import default_paths, paths_below
 from tiered_store.config.faults import ConfigError, Fault, nearest
@@ -106,15 +107,15 @@ def load(
     sources = _sources_of(reading)
     faulty = {fault.setting for fault in reading.faults}
     named = {setting: source not in _OWN_PLACES for setting, source in sources.items()}
-    found = (*check(config, named), *check_s3(config, sources, faulty), *check_policies(numbered))
+    found = (*check(config, named), *check_s3(config, sources, faulty), *check_cdn(config), *check_policies(numbered))
     for setting, message in found:
         if setting not in faulty:
             source = sources["policies" if setting.startswith("policies") else setting]
             reading.faults.append(Fault(source, setting, message))
     if reading.faults:
         raise ConfigError(reading.faults)
-    notices = (*reading.notices, *unused_notices(config, sources, named), *s3_notices(config))
-    return Loaded(config, sources, notices)
+    of_s3, of_cdn = (*unused_notices(config, sources, named), *s3_notices(config)), cdn_notices(config, sources)
+    return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn))
 
 
 def _home() -> Path:
@@ -218,8 +219,6 @@ def _say(setting: str, details: ErrorDetails) -> str:
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
         name = str(details["loc"][0])
-        if name == "cdn":
-            return "a cdn tier is not supported by this version; remove it"
         return f"unknown setting; {nearest(name, PolicyRule.model_fields)}"
     if setting == "origin.backend" and isinstance(given, str) and given in _LATER_BACKENDS:
         return f"{given!r} is not supported by this version; use 'local' or 's3'"

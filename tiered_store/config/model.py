@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from tiered_store.config.cdnvalues import CdnUrl, Headers
 from tiered_store.config.s3values import (
     Bucket,
     Credential,
@@ -29,6 +30,7 @@ from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Mode, Second
 
 __all__ = [
     "SECTIONS",
+    "CdnSection",
     "Config",
     "DiskSection",
     "FillsSection",
@@ -128,8 +130,21 @@ class S3Section(Section):
     exists_ttl_s: Seconds = 60.0
 
 
+class CdnSection(Section):
+    """A CDN before the origin's objects; none where ``base_url`` is empty."""
+
+    base_url: CdnUrl = ""
+    timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 2000
+    headers: Headers = Field(default_factory=lambda: MappingProxyType({}))
+    max_connections: Annotated[int, Field(ge=2, le=10_000)] = 64
+    part_bytes: Annotated[ByteSize, Field(ge=_MIB, le=_GIB)] = 8 * _MIB
+    parts_at_once: Annotated[int, Field(ge=1, le=1000)] = 8
+    purge: Literal["", "http"] = ""
+    purge_url: CdnUrl = ""
+
+
 class FillsSection(Section):
-    """Objects on their way: from the origin into the tiers, and from a client to the origin."""
+    """Objects on their way: from the cdn or the origin into the tiers, and from a client to the origin."""
 
     buffer_bytes: Annotated[ByteSize, Field(ge=_FILL_MIN_BYTES)] = 64 * _MIB
     spool_memory_bytes: Annotated[ByteSize, Field(ge=_FILL_MIN_BYTES)] = 256 * _MIB
@@ -153,6 +168,7 @@ class PolicyRule(Section):
     stale_while_revalidate_s: Seconds = 0.0
     stale_if_error_s: Seconds = 86_400.0
     negative_ttl_s: Seconds = 2.0
+    cdn: OptionalBool = None
 
 
 class LogSection(Section):
@@ -171,6 +187,7 @@ class Config(Section):
     disk: DiskSection
     origin: OriginSection
     s3: S3Section
+    cdn: CdnSection
     fills: FillsSection
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
@@ -184,6 +201,7 @@ SECTIONS: dict[str, type[Section]] = {
     "disk": DiskSection,
     "origin": OriginSection,
     "s3": S3Section,
+    "cdn": CdnSection,
     "fills": FillsSection,
     "limits": LimitsSection,
     "log": LogSection,
@@ -202,4 +220,6 @@ def takes_text(section: type[Section], name: str) -> bool:
 def is_private(section: type[Section], name: str) -> bool:
     """Whether a setting's value may be, or hold, a secret: no message repeats it."""
     field = section.model_fields.get(name)
-    return field is not None and (field.annotation is SecretStr or name == "endpoint_url")
+    return field is not None and (
+        field.annotation is SecretStr or name in {"endpoint_url", "base_url", "purge_url", "headers"}
+    )

@@ -29,14 +29,14 @@ _ALIASES = {
     "S3_BUCKET": "s3.bucket",
     "S3_REGION": "s3.region",
     "S3_ENDPOINT": "s3.endpoint_url",
+    "STORAGE_CDN_BASE_URL": "cdn.base_url",
+    "STORAGE_CDN_TIMEOUT_MS": "cdn.timeout_ms",
 }
 #: Names that other programs read too: they do not say that anybody wants S3 here.
 SHARED = frozenset({"S3_BUCKET", "S3_REGION", "S3_ENDPOINT"})
 #: Variables that this package reads elsewhere.
 _ELSEWHERE = {"TIERED_STORE_CONFIG"}
-#: Known, without effect in this version: mentioned, no fault.
-_NO_EFFECT = ("STORAGE_CDN_TIMEOUT_MS",)
-_UNSUPPORTED_SECTIONS = {"cdn", "http", "metrics"}
+_UNSUPPORTED_SECTIONS = {"http", "metrics"}
 _NOT_HERE = "is not supported by this version"
 #: What tomllib raises: ValueErrors, also for a number with more digits than Python reads, and tables too deep for it.
 _NO_TOML = (ValueError, RecursionError)
@@ -105,7 +105,6 @@ def from_environment(environment: Mapping[str, str]) -> Layer:
             _read_variable(layer, variable, text)
     if "TIERED_STORE_SOCKET" in present:  # last: it wins over the section's variable, as it does in the client
         layer.values["server.socket"] = Raw(present["TIERED_STORE_SOCKET"], "TIERED_STORE_SOCKET")
-    _judge_later_features(layer, present)
     return layer
 
 
@@ -179,12 +178,3 @@ def _read_backend(layer: Layer, present: Mapping[str, str]) -> None:
         layer.values["origin.backend"] = Raw(backend, "STORAGE_BACKEND")
     elif origin is not None:
         layer.values["origin.backend"] = Raw(origin, "STORAGE_ORIGIN_BACKEND")
-
-
-def _judge_later_features(layer: Layer, present: Mapping[str, str]) -> None:
-    """Variables of features that are not there yet: a promise that cannot be kept is a fault, the rest is said."""
-    if "STORAGE_CDN_BASE_URL" in present:
-        layer.faults.append(Fault("STORAGE_CDN_BASE_URL", "", f"a cdn tier {_NOT_HERE}; unset the variable"))
-    for variable in _NO_EFFECT:
-        if variable in present:
-            layer.notices.append(f"{variable} has no effect: a cdn tier {_NOT_HERE}")

@@ -105,7 +105,9 @@ class FakeClient:
         self._fail_if_told()
         tier = {"hits": 3, "misses": 1, "errors": 0, "bytes": 64_000_000, "entries": 2, "max_bytes": 2**26}
         origin = {"hits": 1, "puts": 7, "bytes_read": 2**20}
-        return {"memory": tier, "disk": tier, "origin": origin, "fills": 4, "uptime_s": 1.25, "rss_bytes": 2**20}
+        cdn = {"hits": 2, "lies": 1, "bytes_read": 2**20, "breaker_open": True}
+        places = {"memory": tier, "disk": tier, "cdn": cdn, "origin": origin}
+        return {**places, "fills": 4, "uptime_s": 1.25, "rss_bytes": 2**20}
 
     def _fail_if_told(self) -> None:
         if self.fails is not None:

@@ -106,7 +106,7 @@ def test_a_configuration_is_immutable(tmp_path: Path) -> None:
         ),
         ("[log]\nslow_request_s = true", "log.slow_request_s: must be a number, not True"),
         ("[[policies]]\nttl_s = 5", "policies[1].prefix: is missing; every rule needs it"),
-        ("[[policies]]\nprefix = 'a'\ncdn = true", "policies[1].cdn: a cdn tier is not supported by this version"),
+        ("[[policies]]\nprefix = 'a'\ncdn = 'yes'", "policies[1].cdn: must be true or false, not 'yes'"),
         ("[[policies]]\nprefix = 'a'\nttl = 1", "policies[1].ttl: unknown setting; did you mean 'ttl_s'?"),
         ("[policies]\nprefix = 'a'", "policies: is an array of tables; write each rule below [[policies]]"),
         ("[[policies]]\nprefix = '/a'", "policies[1].prefix: no key can start with '/a': "),

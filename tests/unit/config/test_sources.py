@@ -30,8 +30,13 @@ def test_a_file_is_flattened(tmp_path: Path) -> None:
     [
         ("[server]\nsokcet = 1", "server.sokcet", "unknown setting; did you mean 'socket'?"),
         ("[sevrer]\n", "sevrer", "unknown section; did you mean 'server'?"),
-        ("[zzz]\n", "zzz", "unknown section; known are disk, fills, limits, log, memory, origin, policies, s3, server"),
-        ("[cdn]\nbase_url = 'x'", "cdn", "is not supported by this version; remove it"),
+        (
+            "[zzz]\n",
+            "zzz",
+            "unknown section; known are cdn, disk, fills, limits, log, memory, origin, policies, s3, server",
+        ),
+        ("[http]\nport = 1", "http", "is not supported by this version; remove it"),
+        ("[cdn]\nbase = 'x'", "cdn.base", "unknown setting; did you mean 'base_url'?"),
         ("[s3]\nbuckt = 'x'", "s3.buckt", "unknown setting; did you mean 'bucket'?"),
         ("server = 5", "server", "is a table; write it as [server]"),
         ("[server\n", "", "is not TOML: "),
@@ -95,6 +100,10 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         ("TIERED_STORE_S3__SECRET_ACCESS_KEY", "12345", "s3.secret_access_key", "12345"),
         ("TIERED_STORE_S3__PATH_STYLE", "true", "s3.path_style", True),
         ("TIERED_STORE_S3__MAX_CONNECTIONS", "7", "s3.max_connections", 7),
+        ("STORAGE_CDN_BASE_URL", "https://c/d", "cdn.base_url", "https://c/d"),
+        ("STORAGE_CDN_TIMEOUT_MS", "500", "cdn.timeout_ms", 500),
+        ("TIERED_STORE_CDN__HEADERS", '{ X = "1" }', "cdn.headers", {"X": "1"}),
+        ("TIERED_STORE_CDN__PURGE", "http", "cdn.purge", "http"),
         ("TIERED_STORE_S3__STORAGE_CLASSES", '{ "a/" = "B" }', "s3.storage_classes", {"a/": "B"}),
     ],
 )
@@ -125,11 +134,7 @@ def test_an_empty_variable_is_not_set() -> None:
             "TIERED_STORE_SERVER__SOKCET: server.sokcet: unknown setting; did you mean 'socket'?",
         ),
         ("TIERED_STORE_SEVRER__SOCKET", "TIERED_STORE_SEVRER__SOCKET: sevrer: unknown section; did you mean 'server'?"),
-        ("TIERED_STORE_CDN__BASE_URL", "TIERED_STORE_CDN__BASE_URL: cdn: is not supported by this version; remove it"),
-        (
-            "STORAGE_CDN_BASE_URL",
-            "STORAGE_CDN_BASE_URL: a cdn tier is not supported by this version; unset the variable",
-        ),
+        ("TIERED_STORE_HTTP__PORT", "TIERED_STORE_HTTP__PORT: http: is not supported by this version; remove it"),
         ("STORAGE_BACKEND", "STORAGE_BACKEND: origin.backend: must be 'local', 's3' or 'tiered', not 'x'"),
     ],
 )
@@ -157,12 +162,6 @@ def test_the_newer_name_wins_and_says_so() -> None:
 def test_the_clients_socket_variable_wins_in_the_daemon_too() -> None:
     layer = from_environment({"TIERED_STORE_SOCKET": "/one", "TIERED_STORE_SERVER__SOCKET": "/two"})
     assert layer.values == {"server.socket": Raw("/one", "TIERED_STORE_SOCKET")}
-
-
-def test_variables_of_later_features_are_said() -> None:
-    layer = from_environment({"STORAGE_CDN_TIMEOUT_MS": "x"})
-    assert layer.faults == []
-    assert layer.notices == ["STORAGE_CDN_TIMEOUT_MS has no effect: a cdn tier is not supported by this version"]
 
 
 def test_the_newer_name_wins_over_the_short_one_for_s3() -> None:

@@ -16,7 +16,7 @@ from tiered_store.key import digest_of, is_artifact, key_of_name
 from tiered_store.objects import ObjectInfo, metadata_bytes
 from tiered_store.s3fields import digest_in_fields, told
 from tiered_store.tiers.base import ReadFault
-from tiered_store.tiers.cdnrequests import Absent, Answer, NoRange, Requests, Shut
+from tiered_store.tiers.cdnrequests import Absent, Answer, NoRange, Requests
 
 __all__ = ["CdnRead", "ReadOwner", "begin_read"]
 
@@ -107,8 +107,6 @@ class CdnRead:
             answer = await self._requests.get(self._name, offset, length)
         except (Absent, NoRange):
             raise ReadFault("the object went away while it was read") from None
-        except Shut:
-            raise ReadFault("too many other requests failed meanwhile") from None
         first = self._first
         if answer.size != length or answer.total != first.total or answer.etag != first.etag:
             answer.close()

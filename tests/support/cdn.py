@@ -157,6 +157,11 @@ async def well(cdn: FakeCdn, asked: Asked, writer: asyncio.StreamWriter) -> bool
     return True
 
 
+async def hung_up(cdn: FakeCdn, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+    """No answer, and the end of the connection."""
+    return False
+
+
 def changed(change: Callable[[str, dict[str, str], bytes], tuple[str, dict[str, str], bytes]]) -> Behaviour:
     """A good answer, changed."""
 

@@ -19,6 +19,7 @@ from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.reading import Reading
+from tiered_store.store.sources import CdnPlace
 from tiered_store.store.store import Store
 from tiered_store.tiers.memory import MemoryTier
 
@@ -91,8 +92,9 @@ async def store_rig(
     disk: Any = None,
     memory_bytes: int = 8 * MIB,
     origin: Origin | None = None,
+    cdn: CdnPlace | None = None,
 ) -> AsyncIterator[Rig]:
-    """A started store over an origin in memory; closed, and checked for leaks, at the end."""
+    """A started store over an origin in memory; closed, and checked for leaks, at the end. Closes the cdn, too."""
     descriptors = _count_descriptors()
     clock, wall = ManualClock(1000.0), ManualClock(1_700_000_000.0)
     inner = FaultyOrigin(origin if origin is not None else MemoryOrigin())
@@ -101,6 +103,7 @@ async def store_rig(
         memory=memory,
         disk=disk,
         origin=inner,
+        cdn=cdn,
         policies=Policies(policies),
         limits=limits,
         clock=clock,

@@ -159,7 +159,8 @@ class Requests:
             an answer whose first bytes are there. It may have the whole object where its beginning was asked for.
 
         Raises:
-            Absent, NoRange, Shut: see there; the last never with an offset. ReadFault: anything else that is no such answer.
+            Absent, NoRange: see there. Shut: see there; never with an offset. ReadFault: anything else that is no such
+                answer.
         """
         # A read that was let through goes on: its parts may say how the cdn is, and are not held up by what others say.
         passing = Pass(self._breaker) if offset else self._breaker.enter()

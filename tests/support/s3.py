@@ -35,9 +35,10 @@ class S3Server:
     Args:
         directory: for its log.
         port: where to listen on the loopback; any if None.
+        anonymous: whether it takes every request for whoever sent it, signed or not.
     """
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(self, directory: Path, port: int | None = None, *, anonymous: bool = False) -> None:
         if port is None:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -45,7 +46,9 @@ class S3Server:
         self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         command = [_program(), "serve", "s3", ":memory:", "--addr", f"127.0.0.1:{self.port}"]
-        command += ["--auth-key", f"{KEY_ID},{SECRET}", "--config", os.devnull]
+        command += ["--config", os.devnull]
+        if not anonymous:
+            command += ["--auth-key", f"{KEY_ID},{SECRET}"]
         self._log = directory / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_us)  # noqa: PLW1509 - one call
@@ -107,11 +110,11 @@ def _program() -> str:
 
 
 @contextmanager
-def s3_server(port: int | None = None) -> Iterator[S3Server]:
+def s3_server(port: int | None = None, *, anonymous: bool = False) -> Iterator[S3Server]:
     """A server of the caller's own."""
     directory = Path(tempfile.mkdtemp(prefix="ts-s3-"))
     try:
-        server = S3Server(directory, port)
+        server = S3Server(directory, port, anonymous=anonymous)
         try:
             yield server
         finally:

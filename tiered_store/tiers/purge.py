@@ -73,6 +73,8 @@ class HttpPurger:
         try:
             async with self._session.request("PURGE", url, allow_redirects=False) as response:
                 status = response.status
+                async for _ in response.content.iter_any():
+                    pass  # mostly nothing; what makes nginx forget is to fetch the object anew, to its end
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise PurgeFailed(said(error)) from None
         if status not in _DONE:

@@ -1,0 +1,164 @@
+"""A real nginx for tests: a cache in front of a directory or of another HTTP server, as an operator would set it up.
+
+It listens on the loopback, keeps everything in a temporary directory, and ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import CDLL
+from pathlib import Path
+
+import pytest
+
+__all__ = ["Nginx", "nginx_cache"]
+
+_START_TIMEOUT_S = 20.0
+_PR_SET_PDEATHSIG = 1
+
+#: What docs/operations.md recommends, with paths of its own: a cache, and a rule that makes PURGE fetch anew.
+_CONFIG = """
+daemon off;
+{user}
+worker_processes 1;
+pid {directory}/pid;
+error_log {directory}/error.log info;
+events {{ worker_connections 256; }}
+http {{
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    scgi_temp_path {directory}/scgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    log_format asked '$request_method $uri $status $upstream_cache_status';
+    access_log {directory}/access.log asked;
+    default_type application/octet-stream;
+
+    proxy_cache_path {directory}/cache levels=1:2 keys_zone=store:10m max_size=1g inactive=7d use_temp_path=off;
+    map $request $renewed {{ default 0; "~^PURGE " 1; }}
+
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass {upstream};
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host {host};
+            error_page 418 = $uri;
+            if ($request_method = PURGE) {{ return 418; }}
+            proxy_cache store;
+            proxy_cache_valid 200 206 7d;
+            proxy_cache_valid 404 410 1s;
+            proxy_cache_lock on;
+            proxy_cache_bypass $renewed;
+            {slices}
+        }}
+    }}
+    server {{
+        listen 127.0.0.1:{files_port};
+        root {root};
+        location ~ /\\.tiered_store {{ return 404; }}
+    }}
+}}
+"""
+_SLICES = "slice 1m; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;"
+
+
+class Nginx:
+    """One nginx: a cache, and behind it a server of a directory's files."""
+
+    def __init__(self, directory: Path, root: Path, upstream: str | None, *, sliced: bool) -> None:
+        self.directory = directory
+        self.port, files_port = _free_port(), _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        upstream = upstream or f"http://127.0.0.1:{files_port}"
+        # As root nginx would give its workers to a user who may not read what root's tests write.
+        user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
+        (directory / "nginx.conf").write_text(
+            _CONFIG.format(
+                user=user,
+                directory=directory,
+                port=self.port,
+                files_port=files_port,
+                root=root,
+                upstream=upstream,
+                slices=_SLICES if sliced else "proxy_cache_key $uri;",
+                host=upstream.partition("://")[2].partition("/")[0],
+            )
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again with what it had cached."""
+        command = [_program(), "-c", str(self.directory / "nginx.conf"), "-p", str(self.directory)]
+        with (self.directory / "stderr").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_us)  # noqa: PLW1509 - one call
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"nginx did not start: {(self.directory / 'stderr').read_text()[-500:]}")
+
+    def stop(self) -> None:
+        """End it and its workers, at once; more than once is fine."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    def asked(self) -> list[tuple[str, str, int, str]]:
+        """Method, path, status and what the cache made of it, of each request that has ended."""
+        lines = [line.split(" ") for line in (self.directory / "access.log").read_text().splitlines()]
+        return [(method, path, int(status), cached) for method, path, status, cached in lines if cached != "-"]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _end_with_us() -> None:
+    CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # not SIGKILL, which would leave its workers
+
+
+def _program() -> str:
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found:
+        return found
+    missing = "nginx is not installed, so nothing was tested behind a real cache"
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@contextmanager
+def nginx_cache(root: Path, upstream: str | None = None, *, sliced: bool = True) -> Iterator[Nginx]:
+    """A cache before the files below ``root``, or before another server.
+
+    Args:
+        root: a directory.
+        upstream: the other server's URL, or None.
+        sliced: whether objects are fetched in slices, which a server that answers ranges with 200 does not bear.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="ts-nginx-"))
+    try:
+        server = Nginx(directory, root, upstream, sliced=sliced)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -13,13 +13,15 @@ import pytest
 from tiered_store import wiring
 from tiered_store.config.load import Flags, load
 from tiered_store.config.model import Config
-from tiered_store.errors import DaemonUnavailable, OriginUnavailable, StoreError
+from tiered_store.errors import DaemonUnavailable, NotFound, OriginUnavailable, StoreError
 from tiered_store.key import parse_key
 from tiered_store.origins.base import PutHeaders
 from tiered_store.origins.s3settings import S3Settings
 from tiered_store.store.spool import Staged
+from tiered_store.tiers.cdnsettings import CdnSettings
 from tiered_store.wiring import (
     CannotStart,
+    cdn_settings,
     divide_descriptors,
     native_limits,
     open_store,
@@ -317,4 +319,53 @@ async def test_a_profile_that_is_not_there_is_said_at_the_start(configured, monk
     config = configured(S3)
     with pytest.raises(OriginUnavailable, match="no-such-profile"):
         await open_store(config, divide_descriptors(1024, config))
+    assert open_descriptors() == before
+
+
+CDN = "[cdn]\nbase_url = 'http://127.0.0.1:9/x'\n"
+
+
+def test_connections_to_a_cdn_are_descriptors_too(configured) -> None:
+    with pytest.raises(CannotStart, match="only 419 files; allow at least 420"):
+        divide_descriptors(419, configured(f"{CDN}max_connections = 100"))
+
+
+def test_what_a_cdn_is_told(configured) -> None:
+    """The tier's own defaults are the configuration's, so that tests of the one hold for the other."""
+    assert cdn_settings(configured(CDN).cdn) == CdnSettings("http://127.0.0.1:9/x")
+    text = f"""{CDN}
+    purge_url = "https://c/purge"
+    timeout_ms = 250
+    headers = {{ "X-Token" = "t" }}
+    max_connections = 9
+    part_bytes = "2MiB"
+    parts_at_once = 3
+    """
+    settings = cdn_settings(configured(text).cdn)
+    assert settings == CdnSettings(
+        base_url="http://127.0.0.1:9/x",
+        purge_url="https://c/purge",
+        timeout_s=0.25,
+        headers={"X-Token": "t"},
+        max_connections=9,
+        part_bytes=2 * 2**20,
+        parts_at_once=3,
+    )
+    assert "'t'" not in repr(settings)
+
+
+@pytest.mark.parametrize("purge", ["", "http"])
+async def test_a_cdn_that_is_down_keeps_nothing_from_starting_and_fails_no_write(configured, purge: str) -> None:
+    before = open_descriptors()
+    config = configured(f"{CDN}purge = '{purge}'\ntimeout_ms = 1000")
+    opened = await open_store(config, divide_descriptors(1024, config))
+    try:
+        await opened.store.put(parse_key("cache/a"), Staged(b"x", 1), PutHeaders())
+        with pytest.raises(NotFound):
+            await opened.store.get(parse_key("cache/b"))
+        stats = opened.store.stats()["cdn"]
+        assert isinstance(stats, dict)
+        assert (stats["errors"], stats["purge_errors"]) == (1, 1 if purge else 0)
+    finally:
+        await opened.close()
     assert open_descriptors() == before

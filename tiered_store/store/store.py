@@ -390,8 +390,7 @@ class Store:
             raise NotFound("no tier has this object, and the origin was not to be asked", key=key)
         self._raise_remembered_miss(key, entry)
         self._cache.count_miss()
-        # 3. the cdn, for the keys whose policy allows it, 4. the origin; what came populates 1 and 2
-        return self._fills.join(key, stale=entry, in_memory=not no_promote)
+        return self._fills.join(key, stale=entry, in_memory=not no_promote)  # 3. cdn, 4. origin; populates 1 and 2
 
     async def _look(self, key: Key, *, in_memory: bool) -> Entry | None:
         """What memory or disk hold, fresh or not."""

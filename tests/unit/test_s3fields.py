@@ -1,4 +1,4 @@
-"""What headers say of an object, whichever way they came. How they are written: tests/unit/origins/test_s3headers.py."""
+"""What headers say of an object, whichever way they came. They are written in origins/s3headers.py."""
 
 from __future__ import annotations
 

@@ -139,10 +139,9 @@ async def test_what_broke_is_gone_on_with() -> None:
     source = Source()
     source.short = {3 * PART}
     ranges = source.ranges(Tokens(2))
-    received = b""
+    received = b"".join([await ranges.next() for _ in range(3)])
     with pytest.raises(EOFError):
-        while chunk := await ranges.next():
-            received += chunk
+        await ranges.next()
     source.short = set()
     await ranges.resume()
     assert received + await read_all(ranges) == DATA

@@ -45,7 +45,7 @@ SMALL = pattern(1000)
 KEY = parse_key(artifact_of(LARGE))
 NAME = name_of_key(KEY)
 C = parse_key("cache/a")
-SHORT_S = 0.05
+SHORT_S = 0.25
 SIZES = pytest.mark.parametrize("data", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
 
 
@@ -198,6 +198,25 @@ async def test_the_origin_goes_on_where_the_cdn_broke_off(tmp_path: Path) -> Non
             del reading
 
 
+async def test_the_cdn_is_let_go_where_the_origin_goes_on(tmp_path: Path) -> None:
+    """What it still has on its way would take room and connections."""
+    async with both(tmp_path, timeout_s=60) as at:
+        await at.there("cache/a", LARGE)
+
+        async def behave(cdn: FakeCdn, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+            part = asked.span[0] // CHUNK_BYTES if asked.span else None
+            return await (well if part == 0 else hung_up if part == 1 else stalled_after(0))(cdn, asked, writer)
+
+        at.server.behave = behave
+        gate = at.rig.origin.hold("chunk:0")
+        reader = asyncio.create_task(at.rig.get("cache/a"))
+        await gate.reached.wait()
+        await until(lambda: at.server.connections == 0)
+        gate.open()
+        assert await reader == LARGE
+        del reader
+
+
 async def _first_part_only(cdn: FakeCdn, asked: Asked, writer: asyncio.StreamWriter) -> bool:
     return await (well if asked.span and asked.span[0] == 0 else broken_after(0))(cdn, asked, writer)
 
@@ -306,6 +325,21 @@ class TestLies:
                 reading.close()
             assert at.rig.counter("fills") == 1
             del readings, reading, late
+
+    async def test_a_reader_that_comes_between_two_tries_waits_for_the_second(self, tmp_path: Path) -> None:
+        async with both(tmp_path) as at:
+            await at.artifact(LARGE)
+            at.server.behave = flipped()
+            gate = at.rig.origin.hold("open")
+            first = asyncio.create_task(at.rig.get(KEY))
+            await gate.reached.wait()
+            second = asyncio.create_task(at.rig.stream(KEY))
+            await settle()
+            assert not second.done()
+            gate.open()
+            assert await first == await second == LARGE
+            assert at.rig.counter("fills") == 1
+            del first, second
 
     async def test_a_range_of_it_is_right_or_an_error(self, tmp_path: Path) -> None:
         async with both(tmp_path) as at:

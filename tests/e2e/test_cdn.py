@@ -204,6 +204,16 @@ def test_what_is_overwritten_or_deleted_is_purged(place: Place) -> None:
         assert hits(store)[2:] == (1, 0)
 
 
+def test_what_is_recommended_takes_no_other_methods(place: Place) -> None:
+    """What docs/operations.md shows is a way to read, and to purge for whoever may."""
+    place.filled({"cache/a": b"1"})
+    for method in ("PUT", "DELETE", "POST"):
+        request = urllib.request.Request(f"{place.nginx.url}/cache/a", method=method)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, timeout=10)
+    assert place.cached("cache/a") == (200, b"1")
+
+
 def test_what_a_bucket_says_comes_through(daemon_factory: Start) -> None:
     """Before a bucket that this program wrote, the cdn tells version, metadata and digest as the origin does."""
     directory = Path(tempfile.mkdtemp(prefix="ts-cdn-"))

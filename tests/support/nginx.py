@@ -25,7 +25,8 @@ __all__ = ["Nginx", "nginx_cache"]
 _START_TIMEOUT_S = 20.0
 _PR_SET_PDEATHSIG = 1
 
-#: What docs/operations.md recommends, with paths of its own: a cache, and a rule that makes PURGE fetch anew.
+_DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "operations.md"
+#: Round the configuration that docs/operations.md recommends: places of a test, and a server of a directory's files.
 _CONFIG = """
 daemon off;
 {user}
@@ -42,27 +43,7 @@ http {{
     log_format asked '$request_method $uri $status $upstream_cache_status';
     access_log {directory}/access.log asked;
     default_type application/octet-stream;
-
-    proxy_cache_path {directory}/cache levels=1:2 keys_zone=store:10m max_size=1g inactive=7d use_temp_path=off;
-    map $request $renewed {{ default 0; "~^PURGE " 1; }}
-
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass {upstream};
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host {host};
-            error_page 418 = $uri;
-            if ($request_method = PURGE) {{ return 418; }}
-            proxy_cache store;
-            proxy_cache_valid 200 206 7d;
-            proxy_cache_valid 404 410 1s;
-            proxy_cache_lock on;
-            proxy_cache_bypass $renewed;
-            {slices}
-        }}
-    }}
+    {recommended}
     server {{
         listen 127.0.0.1:{files_port};
         root {root};
@@ -70,7 +51,15 @@ http {{
     }}
 }}
 """
-_SLICES = "slice 1m; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;"
+
+
+def _recommended(changes: dict[str, str]) -> str:
+    """The configuration in the document, with other places."""
+    text = _DOCUMENT.read_text().partition("```nginx\n")[2].partition("```")[0]
+    for shown, wanted in changes.items():
+        assert shown in text, f"docs/operations.md does not show {shown!r} any more"
+        text = text.replace(shown, wanted)
+    return text
 
 
 class Nginx:
@@ -80,20 +69,18 @@ class Nginx:
         self.directory = directory
         self.port, files_port = _free_port(), _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        upstream = upstream or f"http://127.0.0.1:{files_port}"
+        changes = {
+            "listen 8080;": f"listen 127.0.0.1:{self.port};",
+            "/var/cache/nginx/store": f"{directory}/cache",
+            "https://builds.s3.eu-central-1.amazonaws.com": upstream or f"http://127.0.0.1:{files_port}",
+        }
+        if not sliced:
+            changes |= {"slice 1m;": "", "proxy_set_header Range $slice_range;": "", "$uri$slice_range": "$uri"}
         # As root nginx would give its workers to a user who may not read what root's tests write.
         user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
+        recommended = _recommended(changes)
         (directory / "nginx.conf").write_text(
-            _CONFIG.format(
-                user=user,
-                directory=directory,
-                port=self.port,
-                files_port=files_port,
-                root=root,
-                upstream=upstream,
-                slices=_SLICES if sliced else "proxy_cache_key $uri;",
-                host=upstream.partition("://")[2].partition("/")[0],
-            )
+            _CONFIG.format(user=user, directory=directory, files_port=files_port, root=root, recommended=recommended)
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["CdnStats", "OriginStats", "StoreStats", "TierStats"]
+__all__ = ["CdnStats", "OriginStats", "StoreStats", "TierStats", "WriteBackStats"]
 
 
 @dataclass(slots=True)
@@ -58,6 +58,23 @@ class OriginStats:
     breaker_opened: int = 0  # times that the origin was left alone after failures
     breaker_refused: int = 0  # requests refused at once meanwhile
     breaker_open: bool = False  # whether it is left alone now
+
+
+@dataclass(slots=True)
+class WriteBackStats:
+    """Puts that were acknowledged before the origin had them."""
+
+    entries: int = 0  # puts in the journal that the origin does not have yet
+    bytes: int = 0  # what their files take
+    oldest_s: float = 0.0  # the age of the oldest of them
+    max_bytes: int = 0  # the bound; further puts go straight to the origin
+    hits: int = 0  # reads that the journal answered
+    uploads: int = 0  # puts that have come from the journal to the origin
+    superseded: int = 0  # puts that a newer write of the same key replaced before they got there
+    failures: int = 0  # attempts to upload that failed
+    failing: int = 0  # puts whose last attempt failed, and which are tried again
+    last_error: str = ""  # what the last attempt failed with; empty when none is failing
+    bypassed: int = 0  # puts that went straight to the origin: the journal was full, or could not be written
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ the counters of hits and misses move here alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tiered_store.key import Key, digest_of, is_artifact
-from tiered_store.objects import Body, Entry
+from tiered_store.objects import Body, Entry, ObjectInfo
 from tiered_store.stats import StoreStats, TierStats
 from tiered_store.store.memfd import claim
 from tiered_store.store.spool import SpoolRoom
@@ -121,6 +121,30 @@ class Cache:
         kept = self.memory.peek(key)
         if kept is not None and kept is not entry and kept.info.etag == entry.info.etag:
             kept.validated_at, kept.fresh_until = entry.validated_at, entry.fresh_until
+
+    async def renew(self, key: Key, etag: str, info: ObjectInfo, is_current: Callable[[], bool]) -> bool:
+        """The version known by ``etag`` is the one that the origin describes by ``info``: have both tiers say so.
+
+        In memory the entry is changed in place. On disk the row is written anew, and a large object's file stays.
+
+        Args:
+            key: whose version.
+            etag: what the tiers know it by.
+            info: the origin's.
+            is_current: asked when the disk tier has been looked into: whether nothing newer was installed meanwhile.
+
+        Returns:
+            what ``is_current`` said; nothing has changed if that is False.
+        """
+        below = await self.read_disk(key)
+        if not is_current():
+            return False
+        kept = self.memory.peek(key)
+        if kept is not None and kept.info.etag == etag:
+            kept.info, kept.wire = info, b""
+        if below is not None and below.info.etag == etag and self.disk is not None:
+            self.disk.put(key, Entry(info, below.body, validated_at=below.validated_at, crc=below.crc))
+        return True
 
     def forget(self, key: Key) -> None:
         """Drop the key from both tiers."""

@@ -28,6 +28,8 @@ class StoreLimits:
         exists_ttl_s: how long the origin's word that it has an artifact holds for those who put it again; 0 asks
             each time.
         drain_s: how long ``close`` waits for running writes, in seconds.
+        uploads_at_once: puts that wait in the journal and are on their way to the origin at once.
+        drain_s: how long ``close`` waits for running writes and uploads, in seconds.
     """
 
     max_object_bytes: int = 16 * 1024 * _MIB
@@ -39,4 +41,5 @@ class StoreLimits:
     max_writes: int = 256
     max_background_tasks: int = 64
     exists_ttl_s: float = 0.0
+    uploads_at_once: int = 8
     drain_s: float = 30.0

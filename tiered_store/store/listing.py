@@ -3,13 +3,15 @@
 The origin sorts *names*. In the order of *keys* all artifacts stand together where ``sha256:`` sorts
 among the paths, so the name space is walked in four stretches: the paths before the artifacts'
 directory, those behind it up to ``sha256:``, the artifacts, and the rest. The artifacts' directory is
-jumped over, not read and thrown away: it may hold millions.
+jumped over, not read and thrown away: it may hold millions. Puts that wait for their upload are merged in; they
+are looked up before the origin is asked, so that one that gets there meanwhile is not missed in both places.
 
 Invariant: every page is sorted, no key comes twice, and ``more`` is exact.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from tiered_store.key import ARTIFACT_DIRECTORY, ARTIFACT_PREFIX, is_artifact, key_of_name
 from tiered_store.objects import ObjectInfo, metadata_bytes
 from tiered_store.origins.base import LISTING_METADATA_BYTES, Listing
+from tiered_store.store.backlog import Backlog
 from tiered_store.store.upstream import Upstream
 
 __all__ = ["list_keys"]
@@ -34,7 +37,7 @@ class _Stretch:
     before: str
 
 
-async def list_keys(upstream: Upstream, prefix: str, *, after: str, limit: int) -> Listing:
+async def list_keys(upstream: Upstream, backlog: Backlog, prefix: str, *, after: str, limit: int) -> Listing:
     """One page of objects whose key starts with ``prefix`` and sorts after ``after``.
 
     At most ``limit``; fewer, with ``more``, where their metadata exceeds ``LISTING_METADATA_BYTES``.
@@ -42,16 +45,40 @@ async def list_keys(upstream: Upstream, prefix: str, *, after: str, limit: int) 
     Raises:
         OriginUnavailable, PermissionDenied: from the origin.
     """
+    pending = deque(backlog.listed(prefix, after=after, limit=limit + 1))
     found: list[ObjectInfo] = []
     room = LISTING_METADATA_BYTES
-    for stretch in _stretches(prefix, after):
-        async with aclosing(_walk(upstream, stretch, limit + 1 - len(found))) as walk:
-            async for info in walk:
-                if len(found) == limit or room < 0:  # one more than fits: that is how we know that there is more
-                    return Listing(found, more=True)
-                found.append(info)
-                room -= metadata_bytes(info.content_type, info.metadata)
+    async with aclosing(_merged(_walk_all(upstream, prefix, after, limit + 1), pending)) as walk:
+        async for info in walk:
+            if len(found) == limit or room < 0:  # one more than fits: that is how we know that there is more
+                return Listing(found, more=True)
+            found.append(info)
+            room -= metadata_bytes(info.content_type, info.metadata)
     return Listing(found, more=False)
+
+
+async def _merged(
+    walk: AsyncGenerator[ObjectInfo, None], pending: deque[ObjectInfo]
+) -> AsyncGenerator[ObjectInfo, None]:
+    """Both in the order of keys; of a key that is in both, what is pending, which is newer."""
+    async with aclosing(walk):
+        async for info in walk:
+            while pending and pending[0].key < info.key:
+                yield pending.popleft()
+            yield pending.popleft() if pending and pending[0].key == info.key else info
+    while pending:
+        yield pending.popleft()
+
+
+async def _walk_all(upstream: Upstream, prefix: str, after: str, wanted: int) -> AsyncGenerator[ObjectInfo, None]:
+    """At most ``wanted`` of the origin's objects."""
+    for stretch in _stretches(prefix, after):
+        async with aclosing(_walk(upstream, stretch, wanted)) as walk:
+            async for info in walk:
+                wanted -= 1
+                yield info
+        if wanted <= 0:
+            return
 
 
 async def _walk(upstream: Upstream, stretch: _Stretch, wanted: int) -> AsyncGenerator[ObjectInfo, None]:

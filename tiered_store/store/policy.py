@@ -27,6 +27,7 @@ class Policy:
         stale_if_error_s: how long after it expired an answer may be given because the origin does not answer.
         negative_ttl_s: how long "there is no such object" holds.
         cdn: whether the cdn may answer; None means "if immutable".
+        write_back: whether a put is acknowledged when the journal on this machine has it, before the origin does.
     """
 
     prefix: str
@@ -36,6 +37,7 @@ class Policy:
     stale_if_error_s: float = 86_400.0
     negative_ttl_s: float = 2.0
     cdn: bool | None = None
+    write_back: bool = False
 
     @property
     def lifetime_s(self) -> float:

@@ -121,6 +121,31 @@ class Lookups:
         self._tasks = TaskSet("a look into the disk tier", log_faults=True)
         self.flights: Flights[_Lookup] = Flights()
 
+    async def look(self, key: Key, *, in_memory: bool, is_filling: bool) -> Entry | None:
+        """What memory or disk hold, fresh or not.
+
+        Args:
+            key: which.
+            in_memory: whether to bring it up into memory.
+            is_filling: whether there is a fill of the key: whoever started that has looked into the disk tier.
+
+        Raises:
+            DaemonUnavailable: the store is being closed.
+        """
+        entry = self._cache.peek(key)
+        if entry is not None:
+            if entry.tier != "memory" and in_memory and not self._promotions.consider(key, entry):
+                return None
+            return entry
+        if is_filling or not self._cache.has_disk:
+            return None
+        entry = await self.find(key, in_memory=in_memory)
+        # While we waited, a fill or a put may have come and gone; what it left is at least as new.
+        newer = self._cache.peek(key)
+        if newer is not None and (entry is None or newer.info.etag != entry.info.etag):
+            return newer
+        return entry
+
     async def find(self, key: Key, *, in_memory: bool) -> Entry | None:
         """What the disk tier has for a key.
 

@@ -3,16 +3,15 @@
 This module is the read path, and the one place where the rooms around it meet. What a fill, a promotion
 or a write does in detail is theirs. It knows no socket and no configuration file.
 
-A read, in order: 1. memory, 2. disk, 3. the cdn where one is configured, 4. the origin; what came from
-below populates the tiers above.
+A read, in order: 1. memory, 2. disk, the journal for what the origin does not have yet, 3. the cdn where one is
+configured, 4. the origin; what came from below populates the tiers above.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import cast
 
@@ -22,10 +21,12 @@ from tiered_store.aio.tasks import TaskSet
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, OriginUnavailable, QuotaExceeded
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, key_of_name
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
-from tiered_store.origins.base import CHUNK_BYTES, Listing, Origin, PutHeaders
+from tiered_store.origins.base import Listing, Origin, PutHeaders
 from tiered_store.stats import OriginStats, StoreStats
+from tiered_store.store.backlog import Backlog
 from tiered_store.store.cache import Cache, DiskPlace, MemoryPlace
 from tiered_store.store.damage import KnownDamage
+from tiered_store.store.existence import which_exist
 from tiered_store.store.fill import Fill
 from tiered_store.store.fills import Fills
 from tiered_store.store.freshness import Freshness
@@ -33,12 +34,15 @@ from tiered_store.store.limits import StoreLimits
 from tiered_store.store.listing import list_keys
 from tiered_store.store.memfd import MemoryRoom
 from tiered_store.store.negative import NegativeCache
+from tiered_store.store.pending import PendingReads
 from tiered_store.store.policy import Policies
 from tiered_store.store.promotion import Lookups, Promotions
-from tiered_store.store.reading import Reading, SharedReading, ThroughReading
+from tiered_store.store.reading import Reading, SharedReading
 from tiered_store.store.sources import CdnPlace, Sources
 from tiered_store.store.spool import Spool, Staged
 from tiered_store.store.staging import Staging
+from tiered_store.store.through import read_through
+from tiered_store.store.uploader import Uploader
 from tiered_store.store.uploads import UploadRoom
 from tiered_store.store.upstream import Upstream
 from tiered_store.store.writes import Writes
@@ -49,10 +53,6 @@ _log = logging.getLogger("tiered_store.store")
 
 #: Threads for hashing and for spool files; tiers and origins have their own.
 _THREADS = 4
-#: Questions to the origin that one ``exists`` has under way at once.
-_EXISTS_AT_ONCE = 32
-#: What a reader that streams past a full machine holds: one chunk read, one being sent.
-_THROUGH_BYTES = 2 * CHUNK_BYTES
 _BYTES_ALONE = frozenset({bytes})
 #: A stale copy may stand in for an origin that fails like this.
 _NO_ANSWER = (OriginUnavailable, DeadlineExceeded)
@@ -69,6 +69,7 @@ class Store:
         limits: see there.
         origin_stats: where the origin's own counters are, if it has any; what is asked of it is counted there, too.
         cdn: what is asked before the origin for the keys whose policy allows it, or None; started.
+        backlog: puts that were acknowledged and wait for their upload; started, and closed here. None: there are none.
         clock: monotonic seconds.
         wall: seconds since the epoch.
     """
@@ -83,6 +84,7 @@ class Store:
         limits: StoreLimits,
         origin_stats: OriginStats | None = None,
         cdn: CdnPlace | None = None,
+        backlog: Backlog | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -123,14 +125,25 @@ class Store:
             self._damage,
             self._counters,
         )
+        self._backlog = Backlog() if backlog is None else backlog
+        self._pending = PendingReads(self._backlog, self._cache, self._freshness)
         self._fills = Fills(self._sources, *common, budget=self._budget, max_revalidations=limits.max_background_tasks)
         self._writes = Writes(
             self._upstream,
             *common,
             sources=self._sources,
+            backlog=self._backlog,
             flights=(self._fills.flights, self._lookups.flights, self._promotions.flights),
             max_metadata_bytes=limits.max_metadata_bytes,
             max_running=limits.max_writes,
+        )
+        self._uploader = Uploader(
+            self._backlog,
+            self._writes.origin_locks,
+            send=self._writes.upload,
+            arrived=self._writes.uploaded,
+            at_once=limits.uploads_at_once,
+            clock=clock,
         )
         self._closing = False
         # The hot path's own references. A text that is no key is in no tier, so that `peek` need not check.
@@ -139,12 +152,16 @@ class Store:
         self._memory_stats = memory.stats
 
     async def start(self) -> None:
-        """Ready to answer; the tiers and the origin were started by whoever made them."""
+        """Ready to answer; tiers, origin and backlog were started by whoever made them."""
+        self._pending.forget_copies()
+        self._uploader.start()
 
     async def close(self) -> None:
         """Refuse new work, let running writes end, stop everything else, close tiers and origin."""
         self._closing = True
+        deadline = time.monotonic() + self._limits.drain_s
         await self._writes.close(self._limits.drain_s)
+        await self._uploader.close(deadline - time.monotonic())
         await self._fills.close()
         await self._lookups.close()
         await self._promotions.close()
@@ -152,6 +169,7 @@ class Store:
         try:
             await self._cache.close()
         finally:
+            await self._backlog.close()
             await self._sources.close()
             await self._offload.close()
 
@@ -255,13 +273,15 @@ class Store:
         """
         key = _canonical(key)
         entry = await self._look(key, in_memory=False)
-        if entry is not None:
-            if self._freshness.judge(entry):
-                return entry.info
-            if self._freshness.serves_while_revalidating(entry):
-                self._counters.stale_served += 1
-                self._fills.revalidate(key, entry)
-                return entry.info
+        if entry is not None and self._freshness.judge(entry):
+            return entry.info
+        pending = self._pending.info(key)
+        if pending is not None:
+            return pending
+        if entry is not None and self._freshness.serves_while_revalidating(entry):
+            self._counters.stale_served += 1
+            self._fills.revalidate(key, entry)
+            return entry.info
         self._raise_remembered_miss(key, entry)
         before = self._writes.completed
         try:
@@ -283,23 +303,7 @@ class Store:
 
     async def exists(self, keys: Sequence[Key]) -> list[bool]:
         """Which of the keys exist, in their order. Raises OriginUnavailable, PermissionDenied."""
-        answers = [self.peek(key) is not None for key in keys]
-        open_questions = iter([index for index, known in enumerate(answers) if not known])
-
-        async def ask(questions: Iterator[int]) -> None:
-            for index in questions:
-                try:
-                    await self.stat(keys[index])
-                except NotFound:
-                    continue
-                answers[index] = True
-
-        workers = min(_EXISTS_AT_ONCE, answers.count(False))
-        results = await asyncio.gather(*(ask(open_questions) for _ in range(workers)), return_exceptions=True)
-        for result in results:
-            if result is not None:
-                raise result
-        return answers
+        return await which_exist(keys, self.peek, self.stat)
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Listing:
         """A page of the origin's objects in byte order of the key, artifacts as ``sha256:`` keys.
@@ -308,7 +312,7 @@ class Store:
             OriginUnavailable, PermissionDenied.
         """
         self._check_open()
-        return await list_keys(self._upstream, prefix, after=after, limit=limit)
+        return await list_keys(self._upstream, self._backlog, prefix, after=after, limit=limit)
 
     # ----------------------------------------------------------------- writes
 
@@ -355,6 +359,15 @@ class Store:
         self._check_open()
         return await self._writes.copy(_canonical(source), target)
 
+    async def flush(self, timeout_s: float | None = None) -> int:
+        """Return when every put that is pending now has been uploaded, replaced or deleted; gives how many there were.
+
+        Raises:
+            DeadlineExceeded: that took longer than ``timeout_s``; it says what is left.
+        """
+        self._check_open()
+        return await self._uploader.flush(timeout_s)
+
     def found_corrupt(self, key: Key) -> None:
         """The disk tier found an object with wrong bytes and dropped it; its reader goes on to the origin."""
         self._counters.corrupt += 1
@@ -367,6 +380,7 @@ class Store:
             "memory": asdict(memory),
             "disk": asdict(disk),
             "cdn": asdict(self._sources.cdn_stats),
+            "write_back": asdict(self._uploader.counters()),
             **self._counters.counters(),
         }
 
@@ -376,16 +390,18 @@ class Store:
         """The read path: an entry to be given out, or a fill that this reader has joined."""
         key = _canonical(key)
         entry = await self._look(key, in_memory=not no_promote)  # 1. memory, 2. disk
-        if entry is not None:
-            if self._freshness.judge(entry):
-                self._cache.count_hit(entry)
-                return entry
-            if self._freshness.serves_while_revalidating(entry):
-                self._cache.count_hit(entry)
-                self._counters.stale_served += 1
-                if not only_if_cached:
-                    self._fills.revalidate(key, entry)
-                return entry
+        if entry is not None and self._freshness.judge(entry):
+            self._cache.count_hit(entry)
+            return entry
+        pending = await self._pending.find(key, entry, in_memory=not no_promote)
+        if pending is not None:
+            return pending
+        if entry is not None and self._freshness.serves_while_revalidating(entry):
+            self._cache.count_hit(entry)
+            self._counters.stale_served += 1
+            if not only_if_cached:
+                self._fills.revalidate(key, entry)
+            return entry
         if only_if_cached:
             raise NotFound("no tier has this object, and the origin was not to be asked", key=key)
         self._raise_remembered_miss(key, entry)
@@ -395,19 +411,7 @@ class Store:
     async def _look(self, key: Key, *, in_memory: bool) -> Entry | None:
         """What memory or disk hold, fresh or not."""
         self._check_open()
-        entry = self._cache.peek(key)
-        if entry is not None:
-            if entry.tier != "memory" and in_memory and not self._promotions.consider(key, entry):
-                return None
-            return entry
-        if not self._cache.has_disk or self._fills.flights.get(key) is not None:
-            return None  # whoever started that fill has looked into the disk tier
-        entry = await self._lookups.find(key, in_memory=in_memory)
-        # While we waited, a fill or a put may have come and gone; what it left is at least as new.
-        newer = self._cache.peek(key)
-        if newer is not None and (entry is None or newer.info.etag != entry.info.etag):
-            return newer
-        return entry
+        return await self._lookups.look(key, in_memory=in_memory, is_filling=self._fills.flights.get(key) is not None)
 
     def _stale(self, fill: Fill) -> Entry | None:
         """The stale copy in place of an answer of the origin, where there is one and the policy allows it."""
@@ -418,19 +422,14 @@ class Store:
 
     async def _read_through(self, key: Key) -> Reading:
         """No room to collect the object: this reader gets a read of the origin of its own."""
-        taken = await self._budget.take(_THROUGH_BYTES)
-        try:
-            read = await self._upstream.open(key)
-            assert read is not None  # only a conditional read answers None
-        except BaseException:
-            self._budget.give(taken)
-            raise
-
-        def leave() -> None:
-            self._budget.give(taken)
-            self._closers.start(read.close())
-
-        return ThroughReading(read, offload=self._offload, leave=leave, condemn=self._damage.remember)
+        return await read_through(
+            self._upstream,
+            key,
+            budget=self._budget,
+            offload=self._offload,
+            closers=self._closers,
+            condemn=self._damage.remember,
+        )
 
     def _reading(self, source: Entry | Fill, info: ObjectInfo) -> Reading:
         return SharedReading(source, info, offload=self._offload, leave=self._fills.leave, forget=self._cache.forget)

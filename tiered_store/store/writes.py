@@ -4,14 +4,18 @@ Order of every write: take the key's lock, ask the origin, let the write overtak
 the tiers in line, acknowledge. From the moment the origin is asked, this runs in a task of the store's:
 a client that goes away must not leave origin and tiers with different objects.
 
-Invariant: once a write is acknowledged, the tiers hold what the origin holds, or nothing; where the
-origin's answer did not come, they hold nothing.
+Where a policy says ``write_back``, a put is acknowledged when the journal has it, and no lock of its waits for the
+origin: talking to the origin about a key takes a second lock, always behind the first, which such a put leaves alone
+and its upload takes. Other writes drop what is pending for their key, durably, before they are acknowledged.
+
+Invariant: once a write is acknowledged, the tiers hold what the origin holds, or will hold once the journal is
+uploaded, or nothing; where the origin's answer did not come, they hold nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from tiered_store.aio.limits import KeyedLocks
@@ -28,6 +32,7 @@ from tiered_store.key import ARTIFACT_DIRECTORY, Key, artifact_key, digest_of, i
 from tiered_store.objects import Body, Entry, ObjectInfo, body_size, metadata_bytes
 from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import StoreStats
+from tiered_store.store.backlog import Backlog, Pending
 from tiered_store.store.cache import Cache
 from tiered_store.store.damage import KnownDamage
 from tiered_store.store.flights import Flights
@@ -60,6 +65,7 @@ class Writes:
         freshness: dates what was written.
         negative: remembered misses, which a write ends.
         damage: artifacts with wrong bytes at the origin, which a put repairs.
+        backlog: puts that the origin does not have yet.
         stats: uploads and uploads_skipped move here.
         sources: the cdn before the origin, which a write makes forget.
         flights: what a write overtakes.
@@ -79,6 +85,7 @@ class Writes:
         stats: StoreStats,
         *,
         sources: Sources,
+        backlog: Backlog,
         flights: Sequence[Flights[Any]],
         max_metadata_bytes: int,
         max_running: int,
@@ -92,10 +99,13 @@ class Writes:
         self._sources = sources
         self._flights = flights
         self._stats = stats
+        self._backlog = backlog
         self._max_metadata_bytes = max_metadata_bytes
         self._locks = KeyedLocks()
+        self.origin_locks = KeyedLocks()
         self._tasks = TaskSet("a write")
         self._places = asyncio.Semaphore(max_running)
+        self._journal_places = asyncio.Semaphore(max_running)  # those of the origin may all be waiting for it
         self.completed = 0  # lets a reader know whether anything was written while it asked the origin
 
     async def put(self, key: Key | None, staged: Staged, headers: PutHeaders) -> ObjectInfo:
@@ -110,13 +120,14 @@ class Writes:
             key = await self._verified(key, staged)
         _refuse_artifact_path(key)
         await self._locks.acquire(key)
-        return await self._to_the_end(self._put(key, staged.body, staged.crc, headers), [key])
+        places = self._journal_places if self._is_written_back(key) else self._places
+        return await self._to_the_end(self._put(key, staged.body, staged.crc, headers, places), [key], places)
 
     async def delete(self, key: Key) -> bool:
         """Remove an object; tells whether it existed. Raises InvalidKey, and as ``Origin.delete``."""
         _refuse_artifact_path(key)
         await self._locks.acquire(key)
-        return await self._to_the_end(self._delete([key]), [key]) > 0
+        return await self._to_the_end(self._delete([key]), [key], self._places) > 0
 
     async def delete_prefix(self, prefix: str) -> int:
         """Remove every object whose key starts with ``prefix``, page by page; gives how many there were.
@@ -127,17 +138,17 @@ class Writes:
         _refuse_artifact_path(prefix)
         deleted, after, more = 0, "", True
         while more:
-            page = await list_keys(self._upstream, prefix, after=after, limit=_PAGE_KEYS)
+            page = await list_keys(self._upstream, self._backlog, prefix, after=after, limit=_PAGE_KEYS)
             if not page.items:
                 break
             keys = [Key(info.key) for info in page.items]
             after, more = keys[-1], page.more
             held = await self._locks.acquire_all(keys)
-            deleted += await self._to_the_end(self._delete(keys), held)
+            deleted += await self._to_the_end(self._delete(keys), held, self._places)
         return deleted
 
     async def copy(self, source: Key, target: Key) -> ObjectInfo:
-        """Copy inside the origin.
+        """Copy inside the origin; from the journal what is only there.
 
         Raises:
             InvalidKey: the target is an artifact or a path below the artifacts' directory: only a put
@@ -148,27 +159,46 @@ class Writes:
         if is_artifact(target):
             raise InvalidKey("an artifact is made by putting its bytes, which are verified, not by a copy", key=target)
         await self._locks.acquire(target)
-        return await self._to_the_end(self._copy(source, target), [target])
+        return await self._to_the_end(self._copy(source, target), [target], self._places)
 
     async def close(self, timeout_s: float) -> None:
         """Wait for running writes; cancel those that take longer."""
         await self._tasks.wait(timeout_s)
         await self._tasks.cancel()
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T], held: Sequence[str]) -> T:
+    async def upload(self, key: Key, body: Body, headers: PutHeaders) -> ObjectInfo:
+        """See that the origin has a pending put; the caller holds the key's origin lock. Raises as ``Origin.put``."""
+        info = await self._existing_artifact(key, body_size(body)) if is_artifact(key) else None
+        return await self._sent(key, body, headers) if info is None else self._skipped(info)
+
+    async def uploaded(self, pending: Pending, info: ObjectInfo) -> None:
+        """The origin has a pending put, and the caller holds the key's origin lock: tiers and backlog say so, too."""
+
+        def is_current() -> bool:
+            return self._backlog.get(pending.key) is pending
+
+        if await self._cache.renew(pending.key, pending.info.etag, info, is_current):
+            self._overtake(pending.key)
+            self._backlog.uploaded(pending)
+        await self._sources.written(pending.key)
+
+    def _is_written_back(self, key: Key) -> bool:
+        return self._backlog.is_on and self._freshness.policies.of(key).write_back
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T], held: Sequence[str], places: asyncio.Semaphore) -> T:
         """Run a write whose locks are held; it ends, and lets go of them, also when the caller does not wait.
 
         A caller that goes away while the write waits for its place has changed nothing.
         """
         try:
-            await self._places.acquire()
+            await places.acquire()
         except BaseException:
             work.close()
             self._locks.release_all(held)
             raise
 
         def ended() -> None:
-            self._places.release()
+            places.release()
             self._locks.release_all(held)
 
         try:
@@ -176,27 +206,76 @@ class Writes:
         except WorkCancelled:
             raise DaemonUnavailable("the daemon stopped before the origin had answered") from None
 
-    async def _put(self, key: Key, body: Body, crc: int | None, headers: PutHeaders) -> ObjectInfo:
-        info = await self._existing_artifact(key, body_size(body)) if is_artifact(key) else None
-        if info is None:
-            try:
-                info = await self._upstream.put(key, body, headers)
-            except BaseException as error:
-                self._failed([key], error)
-                raise
-            self._stats.uploads += 1
-            self._damage.forget(key)
-        else:
-            self._stats.uploads_skipped += 1
-            held = self._cache.peek(key)
-            if held is not None and held.info == info:
-                return info  # nothing has changed anywhere: spare the disk tier a second copy
+    async def _put(
+        self, key: Key, body: Body, crc: int | None, headers: PutHeaders, places: asyncio.Semaphore
+    ) -> ObjectInfo:
+        """Acknowledge with the journal where that is asked for and possible, else go to the origin."""
+        if self._is_written_back(key):
+            pending = self._backlog.get(key) if is_artifact(key) else None
+            if pending is not None:  # the same bytes
+                return self._skipped(pending.info)
+            pending = await self._backlog.put(key, body, headers, crc)
+            if pending is not None:
+                return self._installed(pending.info, body, crc)
+        if places is self._places:
+            return await self._put_through(key, body, crc, headers)
+        async with self._places:
+            return await self._put_through(key, body, crc, headers)
+
+    async def _put_through(self, key: Key, body: Body, crc: int | None, headers: PutHeaders) -> ObjectInfo:
+        await self.origin_locks.acquire(key)
+        try:
+            info = await self._existing_artifact(key, body_size(body)) if is_artifact(key) else None
+            if info is None:
+                try:
+                    info = await self._sent(key, body, headers)
+                except BaseException as error:
+                    self._failed([key], error)
+                    raise
+            else:
+                self._skipped(info)
+                held = self._cache.peek(key)
+                if held is not None and held.info == info and key not in self._backlog:
+                    return info  # nothing has changed anywhere: spare the disk tier a second copy
+            self._installed(info, body, crc)
+            await self._overrule([key], self._sources.written(key))
+            return info
+        finally:
+            self.origin_locks.release(key)
+
+    async def _sent(self, key: Key, body: Body, headers: PutHeaders) -> ObjectInfo:
+        info = await self._upstream.put(key, body, headers)
+        self._stats.uploads += 1
+        self._damage.forget(key)
+        return info
+
+    def _skipped(self, info: ObjectInfo) -> ObjectInfo:
+        self._stats.uploads_skipped += 1
+        return info
+
+    def _installed(self, info: ObjectInfo, body: Body, crc: int | None) -> ObjectInfo:
+        """The put is through: the tiers have it, too."""
+        key = Key(info.key)
         self._overtake(key)
         entry = Entry(info, body, validated_at=0.0, crc=crc)
         self._freshness.stamp(entry)
         self._cache.install(key, entry)
-        await self._sources.written(key)
         return info
+
+    async def _overrule(self, keys: Sequence[Key], purge: Awaitable[None]) -> None:
+        """A write is through at the origin: nothing that was pending before it may come back, by a crash either.
+
+        Args:
+            keys: of the write.
+            purge: makes the cdn forget, too; does not raise.
+        """
+        self._backlog.overruled(keys)
+        await purge
+        try:
+            await self._backlog.settle(keys)
+        except BaseException as error:
+            self._failed(keys, error)
+            raise
 
     async def _existing_artifact(self, key: Key, size: int) -> ObjectInfo | None:
         """What the origin knows of an artifact that it has: its bytes are those at hand, so they need no upload.
@@ -214,19 +293,33 @@ class Writes:
         return info if info.size == size else None
 
     async def _delete(self, keys: Sequence[Key]) -> int:
+        held = await self.origin_locks.acquire_all(keys)
         try:
-            count = await self._upstream.delete(keys)
-        except BaseException as error:
-            self._failed(keys, error)
-            raise
-        for key in keys:
-            self._overtake(key)
-            self._damage.forget(key)
-            self._cache.forget(key)
-        await self._sources.deleted(keys)
-        return count
+            pending = [key for key in keys if key in self._backlog]
+            others = [key for key in keys if key not in self._backlog]
+            try:
+                count = await self._upstream.delete(others) if others else 0
+                if pending:  # they existed, whether or not the origin knows them
+                    await self._upstream.delete(pending)
+                    count += len(pending)
+            except BaseException as error:
+                self._failed(keys, error)
+                raise
+            for key in keys:
+                self._overtake(key)
+                self._damage.forget(key)
+                self._cache.forget(key)
+            await self._overrule(keys, self._sources.deleted(keys))
+            return count
+        finally:
+            self.origin_locks.release_all(held)
 
     async def _copy(self, source: Key, target: Key) -> ObjectInfo:
+        while (pending := self._backlog.get(source)) is not None:
+            body = await self._backlog.body(pending)
+            if body is not None:
+                headers = PutHeaders(pending.info.content_type, pending.info.metadata)
+                return await self._put(target, body, pending.record.crc, headers, self._places)
         if self._damage.holds(source):
             raise IntegrityError(
                 "the origin holds other bytes than the digest says; putting the artifact again repairs it",
@@ -234,16 +327,20 @@ class Writes:
                 expected=digest_of(source),
                 source="origin",
             )
+        await self.origin_locks.acquire(target)
         try:
-            info = await self._upstream.copy(source, target)
-        except BaseException as error:
-            self._failed([target], error)
-            raise
-        self._overtake(target)
-        # The bytes stay where they are until somebody reads them.
-        self._cache.forget(target)
-        await self._sources.written(target)
-        return info
+            try:
+                info = await self._upstream.copy(source, target)
+            except BaseException as error:
+                self._failed([target], error)
+                raise
+            self._overtake(target)
+            # The bytes stay where they are until somebody reads them.
+            self._cache.forget(target)
+            await self._overrule([target], self._sources.written(target))
+            return info
+        finally:
+            self.origin_locks.release(target)
 
     def _overtake(self, key: Key) -> None:
         """A write has completed at the origin: what is in the air for this key is of yesterday."""

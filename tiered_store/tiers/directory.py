@@ -16,7 +16,6 @@ none uses one that somebody else could have written to.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -26,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from tiered_store.aio.ownership import NotOurs, lock_file, own_directory, sync_directory
 from tiered_store.objects import Descriptor
 from tiered_store.tiers.faults import Kind, TierFault
 from tiered_store.tiers.rawdisk import OBJECTS
@@ -80,17 +80,11 @@ class CacheDirectory:
             TierFault: if it is not ours alone, or held by another daemon.
             OSError: as the file system says.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.path.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise TierFault(Kind.FAULTY, f"{self.path} is not a directory")
-        if found.st_uid != os.geteuid():
-            raise TierFault(Kind.FAULTY, f"{self.path} belongs to uid {found.st_uid}, not to {os.geteuid()}")
-        if found.st_mode & 0o022:
-            raise TierFault(Kind.FAULTY, f"{self.path} is writable by others (mode {stat.S_IMODE(found.st_mode):04o})")
-        if stat.S_IMODE(found.st_mode) != 0o700:
-            self.path.chmod(0o700)
-        self._claim_lock()
+        try:
+            own_directory(self.path)
+            self._claim_lock()
+        except NotOurs as error:
+            raise TierFault(Kind.FAULTY, str(error)) from None
         for name in (OBJECTS, _SPOOL):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
 
@@ -132,7 +126,7 @@ class CacheDirectory:
         except FileNotFoundError:
             return None
         path.unlink()
-        _sync(self.path)
+        sync_directory(self.path)
         return _marks_of(text)
 
     def leave_marks(self, marks: Marks) -> None:
@@ -149,7 +143,7 @@ class CacheDirectory:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path / _CLEAN)
-        _sync(self.path)
+        sync_directory(self.path)
 
     def prepare_index(self) -> bool:
         """See to it that the index file is there with the right mode; tells whether a rebuild is due."""
@@ -211,14 +205,7 @@ class CacheDirectory:
             except FileNotFoundError:
                 pass
             self.release()  # the directory was removed and made again under us
-        lock = Descriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        try:
-            fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(os.fstat(lock.fd))
-            other = "another daemon" if holder is None else f"another daemon (pid {holder})"
-            raise TierFault(Kind.FAULTY, f"{self.path} is in use by {other}") from None
-        self._lock = lock
+        self._lock = lock_file(path)
 
     def _note_rebuild(self) -> None:
         path = self.path / _REBUILD
@@ -242,7 +229,7 @@ def forget_marks(path: Path) -> bool:
         mark.unlink()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    _sync(path)
+    sync_directory(path)
     return True
 
 
@@ -254,14 +241,6 @@ def _marks_of(text: bytes) -> Marks | None:
         return None
     # What somebody else wrote may have any type.
     return marks if all(type(getattr(marks, one.name)).__name__ == one.type for one in fields(marks)) else None
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read_plain(path: Path) -> bytes:
@@ -278,17 +257,3 @@ def _read_plain(path: Path) -> bytes:
         raise
     with os.fdopen(fd, "rb") as file:
         return file.read(_MARKS_MAX_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-
-
-def _holder(locked: os.stat_result) -> int | None:
-    """Who holds the lock on a file, by the kernel's table (proc(5), locks); None if it cannot be seen from here."""
-    file = f"{os.major(locked.st_dev):02x}:{os.minor(locked.st_dev):02x}:{locked.st_ino}"
-    try:
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, kind, _, _, pid, *where = line.split()
-        if kind == "FLOCK" and where[0] == file:
-            return int(pid)
-    return None

@@ -9,6 +9,7 @@ from tiered_store.objects import metadata_bytes
 from tiered_store.origins.base import PutHeaders
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.stats import OriginStats
+from tiered_store.store.backlog import Backlog
 from tiered_store.store.listing import list_keys
 from tiered_store.store.upstream import Upstream
 
@@ -42,7 +43,7 @@ async def pages(upstream: Upstream, prefix: str, after: str, limit: int) -> list
     found: list[str] = []
     more = True
     while more:
-        page = await list_keys(upstream, prefix, after=after, limit=limit)
+        page = await list_keys(upstream, Backlog(), prefix, after=after, limit=limit)
         assert len(page.items) <= limit
         assert page.items or not page.more
         found += [info.key for info in page.items]
@@ -68,7 +69,7 @@ async def test_the_artifacts_directory_is_jumped_over() -> None:
     for number in range(3000):
         await origin.inner.put(f"artifacts/sha256/ab/ab{number:062x}", b"", NOTHING_SAID)
     await origin.inner.put("azimuth", b"", NOTHING_SAID)
-    page = await list_keys(Upstream(origin, OriginStats()), "a", after="", limit=10)
+    page = await list_keys(Upstream(origin, OriginStats()), Backlog(), "a", after="", limit=10)
     assert [info.key for info in page.items] == ["azimuth"]
     assert origin.calls["list"] == 2  # before the directory and behind it
 
@@ -108,7 +109,7 @@ async def test_every_page_of_every_prefix(keys: set[Key], junk: set[str], prefix
 @pytest.mark.parametrize("limit", [1, 2, 7])
 async def test_more_is_exact(limit: int) -> None:
     upstream = await origin_of(KEYS[:7], JUNK)
-    page = await list_keys(upstream, "", after="", limit=limit)
+    page = await list_keys(upstream, Backlog(), "", after="", limit=limit)
     assert page.more == (limit < 7)
 
 
@@ -122,7 +123,7 @@ async def test_a_page_ends_where_the_metadata_gets_long() -> None:
     found: list[str] = []
     more = True
     while more:
-        page = await list_keys(upstream, "n/", after=found[-1] if found else "", limit=1000)
+        page = await list_keys(upstream, Backlog(), "n/", after=found[-1] if found else "", limit=1000)
         assert sum(metadata_bytes(info.content_type, info.metadata) for info in page.items) < 1_100_000
         more = page.more
         found += [info.key for info in page.items]

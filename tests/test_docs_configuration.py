@@ -42,7 +42,9 @@ def reference() -> dict[str, Any]:
 
 
 def documented() -> dict[str, Any]:
-    rows = re.findall(r"^\| `([a-z][a-z0-9]*\.[a-z_]+)` \| `(.+?)` \| .+ \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([a-z][a-z0-9_]*\.[a-z_]+)` \| `(.+?)` \| .+ \|$", DOCUMENT.read_text(), flags=re.MULTILINE
+    )
     assert len(rows) == len(dict(rows)), "a setting has two rows"
     return {name: tomllib.loads(f"value = {value}")["value"] for name, value in rows}
 
@@ -55,7 +57,12 @@ def test_every_setting_is_explained_and_no_other(found: Any) -> None:
 def defaults() -> Config:
     """What root gets without any configuration."""
     paths = default_paths({}, 0, Path("/root"))
-    required = {"server": {"socket": paths.socket}, "disk": {"path": paths.cache}, "origin": {"path": paths.origin}}
+    required = {
+        "server": {"socket": paths.socket},
+        "disk": {"path": paths.cache},
+        "origin": {"path": paths.origin},
+        "write_back": {"path": paths.journal},
+    }
     sections = {name: model.model_validate(required.get(name, {})) for name, model in SECTIONS.items()}
     return Config.model_validate({**sections, "policies": ()})
 

@@ -31,6 +31,7 @@ METHODS = {
     "delete_prefix",
     "exists",
     "exists_many",
+    "flush",
     "get",
     "get_file",
     "get_into",

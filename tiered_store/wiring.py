@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiered_store.aio.offload import Offload
+from tiered_store.aio.ownership import NotOurs
+from tiered_store.config.checks import uses_journal, waiting_puts
 from tiered_store.config.model import CdnSection, Config, S3Section
 from tiered_store.config.providers import place_of
+from tiered_store.errors import OriginUnavailable
 from tiered_store.key import RESERVED_PREFIX, Key
 from tiered_store.objects import INLINE_MAX_BYTES
 from tiered_store.origins.base import Origin
@@ -28,6 +31,8 @@ from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.origins.probe import Probe
 from tiered_store.servers.limits import NativeLimits
 from tiered_store.stats import OriginStats
+from tiered_store.store.backlog import Backlog, BacklogLimits
+from tiered_store.store.journal import Journal
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.store import Store
@@ -177,7 +182,8 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
     """Build the store that a configuration describes, and start it.
 
     Raises:
-        PermissionDenied, OriginUnavailable: the origin cannot be used. A disk tier that cannot is no error.
+        PermissionDenied, OriginUnavailable: the origin, or the journal, cannot be used. A disk tier that cannot is no
+            error.
     """
 
     def found_corrupt(key: Key) -> None:
@@ -207,6 +213,7 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
             config.memory.max_bytes, max_share=config.memory.max_object_share, max_descriptors=plan.memory
         )
         cdn = await _open_cdn(config.cdn, undo)
+        backlog = await _open_backlog(config, undo)
         store = Store(
             memory=memory,
             disk=disk,
@@ -215,6 +222,7 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
             policies=_policies(config),
             limits=store_limits(config),
             origin_stats=origin_stats,
+            backlog=backlog,
         )
         await store.start()
         undo.pop_all()
@@ -315,6 +323,28 @@ def cdn_settings(section: CdnSection) -> CdnSettings:
     )
 
 
+async def _open_backlog(config: Config, undo: contextlib.AsyncExitStack) -> Backlog | None:
+    """Open the journal where a policy asks for one, and where an earlier configuration has left puts in one.
+
+    Raises:
+        OriginUnavailable: it cannot be used. To go on without it would hide acknowledged puts from their readers.
+    """
+    section, is_used = config.write_back, uses_journal(config)
+    if not is_used and not await asyncio.to_thread(waiting_puts, section.path):
+        return None
+    backlog = Backlog(Journal(section.path), BacklogLimits(section.max_bytes, section.max_entries))
+    undo.push_async_callback(backlog.close)
+    try:
+        await backlog.start()
+    except (NotOurs, OSError) as error:
+        if not is_used and isinstance(error, NotOurs):  # the default place, and another daemon's puts
+            _log.warning("puts in a journal are left to others", extra={"reason": str(error)})
+            await backlog.close()
+            return None
+        raise OriginUnavailable(f"the journal cannot be used (write_back.path): {error}", retryable=False) from error
+    return backlog
+
+
 def s3_settings(section: S3Section) -> S3Settings:
     """What an S3 origin is told: the section, with what follows from the provider; an empty text is not said."""
     from tiered_store.origins.s3settings import S3Settings
@@ -375,6 +405,7 @@ def _policies(config: Config) -> Policies:
             stale_if_error_s=rule.stale_if_error_s,
             negative_ttl_s=rule.negative_ttl_s,
             cdn=rule.cdn,
+            write_back=rule.write_back,
         )
         for rule in config.policies
     )
@@ -391,5 +422,6 @@ def store_limits(config: Config) -> StoreLimits:
         max_uploads=config.fills.max_uploads,
         # Asking a directory costs less than remembering it is worth.
         exists_ttl_s=config.s3.exists_ttl_s if config.origin.backend == "s3" else 0.0,
+        uploads_at_once=config.write_back.uploads_at_once,
         drain_s=config.server.drain_timeout_s,
     )

@@ -214,6 +214,7 @@ _PLAIN: dict[Opcode, tuple[str | None, bool]] = {
     Opcode.DELETE: ("key", True),
     Opcode.DELETE_PREFIX: ("prefix", True),
     Opcode.STATS: (None, True),
+    Opcode.FLUSH: (None, True),
     Opcode.DATA: ("body", False),
     Opcode.END: (None, True),
     Opcode.WINDOW: (None, True),

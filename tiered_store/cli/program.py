@@ -55,6 +55,7 @@ for _command in (
     artifacts.artifact,
     status.stats,
     status.ping,
+    status.flush,
     service.check_config,
     origin.abort_uploads,
     bench.bench,

@@ -1,7 +1,8 @@
-"""Commands about the daemon: stats and ping."""
+"""Commands about the daemon: stats, ping and flush."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from tiered_store.cli.output import table, write_json
 from tiered_store.cli.session import connect
 from tiered_store.config.sizes import format_size
 
-__all__ = ["ping", "stats"]
+__all__ = ["flush", "ping", "stats"]
 
 _TIERS = ("memory", "disk")
 _OF_TIERS = ("hits", "misses", "errors", "entries", "evictions", "bytes", "max_bytes")
@@ -54,6 +55,10 @@ def stats(context: click.Context, json_output: bool) -> None:
     for places, columns in ((_TIERS, _OF_TIERS), *(((place,), columns) for place, columns in of_one)):
         click.echo(table([["", *columns], *_rows(numbers, places, columns)]))
         click.echo()
+    written_back = numbers.get("write_back", {})
+    if any(value for name, value in written_back.items() if name != "max_bytes"):
+        click.echo(table([["write_back", ""], *([name, _cell(name, value)] for name, value in written_back.items())]))
+        click.echo()
     for name, value in numbers.items():
         if not isinstance(value, dict):
             click.echo(f"{name:<20} {_cell(name, value)}")
@@ -86,3 +91,30 @@ def ping(context: click.Context, json_output: bool) -> None:
         write_json({"socket": path, "round_trip_us": round(seconds * 1e6, 1)})
     else:
         click.echo(f"{path} answers in {seconds * 1000:.2f} ms")
+
+
+@click.command()
+@as_json_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long to wait. Default: as long as it takes.",
+)
+@click.pass_context
+def flush(context: click.Context, json_output: bool, timeout: float | None) -> None:
+    """Wait until all acknowledged puts are at the origin.
+
+    Only keys whose policy says write_back have puts that are not. Exits with 1 when the time is over, and says what is
+    left.
+    """
+    began = time.monotonic()
+    with connect(context, is_long=True) as client:
+        count = client.flush(timeout or context.find_root().params.get("timeout"))
+    took_s = time.monotonic() - began
+    if json_output:
+        write_json({"puts": count, "took_s": round(took_s, 3)})
+    elif count:
+        click.echo(f"{count} waiting {'put is' if count == 1 else 'puts are'} done, after {took_s:.1f} s")
+    else:
+        click.echo("no put was waiting")

@@ -26,6 +26,17 @@ def check_waits(timeout_s: object, reconnect_s: object, on_unavailable: object) 
     Raises:
         ValueError, TypeError: it cannot be meant; says what can.
     """
+    check_timeout(timeout_s)
+    if not isinstance(reconnect_s, int | float):
+        raise TypeError(f"reconnect_s must be a number of seconds, not {reconnect_s!r}")
+    if not reconnect_s >= 0:  # which nan is not
+        raise ValueError(f"reconnect_s must be 0 seconds or more, not {reconnect_s}")
+    if on_unavailable not in {"error", "miss"}:
+        raise ValueError(f"on_unavailable must be 'error' or 'miss', not {on_unavailable!r}")
+
+
+def check_timeout(timeout_s: object) -> None:
+    """Check how long to wait for an answer. Raises ValueError, TypeError: it cannot be meant."""
     if timeout_s is not None:
         if not isinstance(timeout_s, int | float):
             raise TypeError(f"timeout_s must be a number of seconds or None, not {timeout_s!r}")
@@ -33,12 +44,6 @@ def check_waits(timeout_s: object, reconnect_s: object, on_unavailable: object) 
             raise ValueError(
                 f"timeout_s must be above 0 and at most 1e9 seconds, or None for no limit, not {timeout_s}"
             )
-    if not isinstance(reconnect_s, int | float):
-        raise TypeError(f"reconnect_s must be a number of seconds, not {reconnect_s!r}")
-    if not reconnect_s >= 0:  # which nan is not
-        raise ValueError(f"reconnect_s must be 0 seconds or more, not {reconnect_s}")
-    if on_unavailable not in {"error", "miss"}:
-        raise ValueError(f"on_unavailable must be 'error' or 'miss', not {on_unavailable!r}")
 
 
 def span_of(offset: int, length: int | None) -> tuple[int, int | None]:

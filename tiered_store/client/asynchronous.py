@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tiered_store.client import downloads, operations
 from tiered_store.client.address import socket_path_of
-from tiered_store.client.arguments import check_waits, named, span_of
+from tiered_store.client.arguments import check_timeout, check_waits, named, span_of
 from tiered_store.client.availability import Availability, OnUnavailable, deadline_ms, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
 from tiered_store.client.bodies import Progress, Source, View, bytes_of, upload_of_bytes, uploads_of_source
@@ -419,6 +419,11 @@ class AsyncClient:
     async def delete_prefix(self, prefix: str) -> int:
         """Remove all objects whose key starts with ``prefix``; how many there were."""
         return await self._run_or(0, operations.delete_prefix, prefix)
+
+    async def flush(self, timeout_s: float | None = None) -> int:
+        """Wait until all puts that are acknowledged and not uploaded yet are at the origin; see ``Client.flush``."""
+        check_timeout(timeout_s)
+        return await self._run_twice(operations.flush, deadline_ms=deadline_ms(timeout_s))
 
     # -- the daemon ---------------------------------------------------------------------------------
 

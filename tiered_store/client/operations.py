@@ -50,6 +50,7 @@ __all__ = [
     "delete",
     "delete_prefix",
     "exists_many",
+    "flush",
     "get_many",
     "inline_head",
     "is_settled",
@@ -355,6 +356,15 @@ def stats(request_id: int) -> Conversation[dict[str, Any]]:
     if not isinstance(numbers, dict):
         raise ProtocolError("the daemon's numbers could not be read")
     return numbers
+
+
+def flush(request_id: int, *, deadline_ms: int = 0) -> Conversation[int]:
+    """Wait until what is pending is at the origin; how many puts were."""
+    yield encode_frame(Opcode.FLUSH, request_id, extra=deadline_ms), None
+    while True:
+        frame, _ = yield RECEIVE
+        if frame.opcode != Opcode.WINDOW:  # a sign that the daemon is still at work
+            return checked(frame, Opcode.DONE).extra
 
 
 def ping(request_id: int) -> Conversation[None]:

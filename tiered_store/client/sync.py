@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tiered_store.client import downloads, operations
 from tiered_store.client.address import socket_path_of
-from tiered_store.client.arguments import check_waits, named, span_of
+from tiered_store.client.arguments import check_timeout, check_waits, named, span_of
 from tiered_store.client.availability import OnUnavailable, deadline_ms, is_callers_fault
 from tiered_store.client.batching import key_batches, put_batches
 from tiered_store.client.bodies import Progress, Source, View, bytes_of, upload_of_bytes, uploads_of_source
@@ -379,6 +379,21 @@ class Client:
     def delete_prefix(self, prefix: str) -> int:
         """Remove all objects whose key starts with ``prefix``; how many there were."""
         return self._run_or(0, operations.delete_prefix, prefix)
+
+    def flush(self, timeout_s: float | None = None) -> int:
+        """Wait until all puts that the daemon has acknowledged, and not uploaded yet, are at the origin.
+
+        Only keys whose policy says ``write_back`` have such puts. Gives how many there were.
+
+        Args:
+            timeout_s: how long to wait, in seconds; None has no limit.
+
+        Raises:
+            DeadlineExceeded: says what is left. DaemonUnavailable: also for a lenient client.
+        """
+        check_timeout(timeout_s)
+        limit_ms = deadline_ms(timeout_s)
+        return self._pool.use(lambda link: link.run(operations.flush(link.begin(), deadline_ms=limit_ms)))
 
     # -- the daemon ---------------------------------------------------------------------------------
 

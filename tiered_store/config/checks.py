@@ -18,7 +18,16 @@ from tiered_store.config.sizes import format_size
 from tiered_store.errors import InvalidKey
 from tiered_store.key import ARTIFACT_PREFIX, parse_prefix
 
-__all__ = ["SOCKET_PATH_MAX_BYTES", "Finding", "check", "check_policies", "installed_bytes"]
+__all__ = [
+    "SOCKET_PATH_MAX_BYTES",
+    "Finding",
+    "check",
+    "check_policies",
+    "installed_bytes",
+    "journal_notices",
+    "uses_journal",
+    "waiting_puts",
+]
 
 #: sockaddr_un on Linux has room for 108 bytes, the last of which is the terminating zero (unix(7)).
 SOCKET_PATH_MAX_BYTES = 107
@@ -43,6 +52,8 @@ def check(config: Config, named: Mapping[str, bool]) -> Iterator[Finding]:
         yield from _check_origin(config, must_exist=named["origin.path"])
     if config.disk.enabled:
         yield from _check_cache(config)
+    if uses_journal(config):
+        yield from _check_journal(config)
 
 
 def _check_socket(path: Path) -> Iterator[Finding]:
@@ -118,28 +129,70 @@ def _check_cache(config: Config) -> Iterator[Finding]:
         if not found.is_passing:
             yield "disk.path", f"{path} cannot be used: {found.reason}"
     else:
-        yield from _check_owner(path)
-    if config.origin.backend == "local":
-        origin, cache = (Path(os.path.realpath(place)) for place in (config.origin.path, path))
-        if origin == cache or origin in cache.parents or cache in origin.parents:
-            message = f"{path} and origin.path ({config.origin.path}) must not lie in one another: files of "
-            yield "disk.path", message + "the cache would be taken for objects; choose separate directories"
+        yield from _check_owner("disk.path", path)
+    if config.origin.backend == "local" and _overlap(config.origin.path, path):
+        message = f"{path} and origin.path ({config.origin.path}) must not lie in one another: files of "
+        yield "disk.path", message + "the cache would be taken for objects; choose separate directories"
 
 
-def _check_owner(path: Path) -> Iterator[Finding]:
-    """The disk tier uses no directory that somebody else could write to (``tiers/directory.py``)."""
+def uses_journal(config: Config) -> bool:
+    """Whether some policy has puts acknowledged by the journal."""
+    return any(rule.write_back for rule in config.policies)
+
+
+def _check_journal(config: Config) -> Iterator[Finding]:
+    path = config.write_back.path
+    found = obstacle(path)
+    if found is not None:
+        yield "write_back.path", f"{path} cannot be used: {found.reason}"
+    else:
+        yield from _check_owner("write_back.path", path)
+    others = {"origin.path": config.origin.path} if config.origin.backend == "local" else {}
+    if config.disk.enabled:
+        others["disk.path"] = config.disk.path
+    for setting, other in others.items():
+        if _overlap(other, path):
+            message = f"{path} and {setting} ({other}) must not lie in one another; choose separate directories"
+            yield "write_back.path", message
+
+
+def journal_notices(config: Config) -> Iterator[str]:
+    """What waits in a journal that no policy asks for any more."""
+    if not uses_journal(config) and (count := waiting_puts(config.write_back.path)):
+        yield (
+            f"no policy says write_back, and {config.write_back.path} holds {count} puts that are not at the origin "
+            "yet: the daemon uploads them"
+        )
+
+
+def waiting_puts(path: Path) -> int:
+    """How many puts wait in a journal, which may not be there; its entries are named by ``store/journal.py``."""
+    try:
+        with os.scandir(path) as found:
+            return sum(entry.name.endswith(".put") for entry in found)
+    except OSError:
+        return 0
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    first, second = (Path(os.path.realpath(place)) for place in (one, other))
+    return first == second or first in second.parents or second in first.parents
+
+
+def _check_owner(setting: str, path: Path) -> Iterator[Finding]:
+    """Disk tier and journal use no directory that somebody else could write to (``aio/ownership.py``)."""
     try:
         found = path.lstat()
     except OSError:  # it will be made
         return
     if stat.S_ISLNK(found.st_mode):
-        yield "disk.path", f"{path} is a symbolic link; name the directory itself: {os.path.realpath(path)}"
+        yield setting, f"{path} is a symbolic link; name the directory itself: {os.path.realpath(path)}"
     elif found.st_uid != os.geteuid():
         message = f"{path} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}; "
-        yield "disk.path", message + "run this as that user, change the owner, or choose another path"
+        yield setting, message + "run this as that user, change the owner, or choose another path"
     elif found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
-        yield "disk.path", f"{path} can be written by others (mode {mode:04o}); chmod go-w, or choose another path"
+        yield setting, f"{path} can be written by others (mode {mode:04o}); chmod go-w, or choose another path"
 
 
 def check_policies(rules: Sequence[tuple[int, PolicyRule]]) -> Iterator[Finding]:

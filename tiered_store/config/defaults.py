@@ -17,11 +17,12 @@ _NAME = "tiered_store"
 
 @dataclass(frozen=True, slots=True)
 class DefaultPaths:
-    """The three places a daemon needs."""
+    """The places a daemon needs."""
 
     socket: Path
     origin: Path
     cache: Path
+    journal: Path
 
 
 def default_paths(environment: Mapping[str, str], uid: int, home: Path) -> DefaultPaths:
@@ -35,15 +36,17 @@ def default_paths(environment: Mapping[str, str], uid: int, home: Path) -> Defau
     runtime = _xdg(environment, "XDG_RUNTIME_DIR")
     socket = (runtime or Path("/run")) / _NAME / "store.sock"
     if uid == 0:
-        return DefaultPaths(socket, Path("/var/lib") / _NAME / "origin", Path("/var/cache") / _NAME)
+        state = Path("/var/lib") / _NAME
+        return DefaultPaths(socket, state / "origin", Path("/var/cache") / _NAME, state / "journal")
     data = _xdg(environment, "XDG_DATA_HOME") or home / ".local/share"
     cache = _xdg(environment, "XDG_CACHE_HOME") or home / ".cache"
-    return DefaultPaths(socket, data / _NAME / "origin", cache / _NAME)
+    # The journal is no cache: whoever empties caches must not lose acknowledged puts.
+    return DefaultPaths(socket, data / _NAME / "origin", cache / _NAME, data / _NAME / "journal")
 
 
-def paths_below(directory: Path) -> tuple[Path, Path]:
-    """Origin and cache below one directory, for ``--data-dir``."""
-    return directory / "origin", directory / "cache"
+def paths_below(directory: Path) -> tuple[Path, Path, Path]:
+    """Origin, cache and journal below one directory, for ``--data-dir``."""
+    return directory / "origin", directory / "cache", directory / "journal"
 
 
 def _xdg(environment: Mapping[str, str], name: str) -> Path | None:

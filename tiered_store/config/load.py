@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tiered_store.config.cdnchecks import cdn_notices, check_cdn
-from tiered_store.config.checks import check, check_policies
+from tiered_store.config.checks import check, check_policies, journal_notices
 from tiered_store.config.defaults import default_paths, paths_below
 from tiered_store.config.faults import ConfigError, Fault, nearest
 from tiered_store.config.model import SECTIONS, Config, PolicyRule, Section, is_private
@@ -94,7 +94,12 @@ def load(
         ConfigError: with every fault found.
     """
     paths = default_paths(environment, os.geteuid() if uid is None else uid, _home() if home is None else home)
-    defaults = {"server.socket": paths.socket, "origin.path": paths.origin, "disk.path": paths.cache}
+    defaults = {
+        "server.socket": paths.socket,
+        "origin.path": paths.origin,
+        "disk.path": paths.cache,
+        "write_back.path": paths.journal,
+    }
     reading = _Reading({setting: Raw(path, DEFAULT) for setting, path in defaults.items()})
     if file is not None:
         reading.add(from_file(file))
@@ -115,7 +120,7 @@ def load(
     if reading.faults:
         raise ConfigError(reading.faults)
     of_s3, of_cdn = (*unused_notices(config, sources, named), *s3_notices(config)), cdn_notices(config, sources)
-    return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn))
+    return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn, *journal_notices(config)))
 
 
 def _home() -> Path:
@@ -141,9 +146,10 @@ def _from_flags(flags: Flags) -> Layer:
     if flags.socket is not None:
         layer.values["server.socket"] = Raw(flags.socket.absolute(), "--socket")
     if flags.data_dir is not None:
-        origin, cache = paths_below(flags.data_dir.absolute())
+        origin, cache, journal = paths_below(flags.data_dir.absolute())
         layer.values["origin.path"] = Raw(origin, _DATA_DIR)
         layer.values["disk.path"] = Raw(cache, _DATA_DIR)
+        layer.values["write_back.path"] = Raw(journal, _DATA_DIR)
     return layer
 
 

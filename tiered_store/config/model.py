@@ -42,6 +42,7 @@ __all__ = [
     "S3Section",
     "Section",
     "ServerSection",
+    "WriteBackSection",
     "is_private",
     "takes_text",
 ]
@@ -152,6 +153,15 @@ class FillsSection(Section):
     max_uploads: Annotated[int, Field(ge=1, le=65_536)] = 512
 
 
+class WriteBackSection(Section):
+    """The journal of puts that are acknowledged before the origin has them; used where a policy asks for it."""
+
+    path: AbsolutePath
+    max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = _GIB
+    max_entries: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    uploads_at_once: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
 class LimitsSection(Section):
     """What one request may bring."""
 
@@ -169,6 +179,7 @@ class PolicyRule(Section):
     stale_if_error_s: Seconds = 86_400.0
     negative_ttl_s: Seconds = 2.0
     cdn: OptionalBool = None
+    write_back: bool = False
 
 
 class LogSection(Section):
@@ -189,6 +200,7 @@ class Config(Section):
     s3: S3Section
     cdn: CdnSection
     fills: FillsSection
+    write_back: WriteBackSection
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
     log: LogSection
@@ -203,6 +215,7 @@ SECTIONS: dict[str, type[Section]] = {
     "s3": S3Section,
     "cdn": CdnSection,
     "fills": FillsSection,
+    "write_back": WriteBackSection,
     "limits": LimitsSection,
     "log": LogSection,
 }

@@ -60,6 +60,7 @@ class Opcode(enum.IntEnum):
     LIST = 0x0B
     COPY = 0x0C
     STATS = 0x0D
+    FLUSH = 0x0E
 
     DATA = 0x40  # either way: the next bytes of a stream
     END = 0x41  # either way: the stream is complete
@@ -76,7 +77,7 @@ class Opcode(enum.IntEnum):
     INFO = 0x86
     EXISTENCE = 0x87
     STORED_MANY = 0x88
-    DONE = 0x89  # extra: how many objects
+    DONE = 0x89  # extra: how many objects, or puts
     LISTING = 0x8A
     STATISTICS = 0x8B
     ERROR = 0x8C  # extra: status code

@@ -289,7 +289,8 @@ class Connection:
         at_once = frame.opcode in _AT_ONCE and not waits_for_peer
         # What waits for frames of the peer must not be a reason not to read them.
         weight = 0 if waits_for_peer else len(frame.payload)
-        self.in_flight.start(frame, partial(handler, self, frame), at_once=at_once, weight=weight)
+        work = partial(handler, self, frame)
+        self.in_flight.start(frame, work, at_once=at_once, weight=weight, waits_for_others=frame.opcode == Opcode.FLUSH)
 
     def _request_ended(self) -> None:
         if self._is_draining and not self.in_flight:
@@ -363,6 +364,7 @@ class Connection:
     def drain(self) -> None:
         """Take no further requests; end when those under way have been answered."""
         self._is_draining = True
+        self.in_flight.give_up_waiting()
         if self._is_open:
             self.reply(encode_frame(Opcode.GOODBYE, 0))
         if not self.in_flight:

@@ -55,6 +55,9 @@ class InFlight:
         #: id is free as soon as its task has ended, which may be before ``_ended`` is called for that.
         self._cancelled: set[asyncio.Task[None]] = set()
         self._expired: set[asyncio.Task[None]] = set()
+        #: Those that wait for what others began, and of those the ones that shall wait no longer.
+        self._patient: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -75,7 +78,15 @@ class InFlight:
             return True
         return bool(self._cancelled) and len(self._tasks) >= self._limits.max_in_flight
 
-    def start(self, frame: Frame, work: Callable[[], Coroutine[Any, Any, None]], *, at_once: bool, weight: int) -> None:
+    def start(
+        self,
+        frame: Frame,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        at_once: bool,
+        weight: int,
+        waits_for_others: bool = False,
+    ) -> None:
         """Work on a request; it ends with the answer, and every error becomes one.
 
         Args:
@@ -84,6 +95,8 @@ class InFlight:
             at_once: whether to go to the first wait before this returns; see ``aio.eager`` for what
                 ``work`` may do until there.
             weight: bytes that count against the limits until it has ended.
+            waits_for_others: whether ``work`` only waits for what others began: it keeps to its deadline itself, is
+                not slow however long it takes, and is not waited for at a stop.
 
         Raises:
             ProtocolError: the request's id is none, or still in use.
@@ -105,7 +118,11 @@ class InFlight:
         self._all.used += weight
         task = self._tasks[request_id] = self._loop.create_task(running)
         # In a request, extra is the deadline in milliseconds; streams have stall timeouts in place of one.
-        expiry = self._loop.call_later(frame.extra / 1000, self._expire, request_id, task) if frame.extra else None
+        expiry = None
+        if waits_for_others:
+            self._patient.add(task)
+        elif frame.extra:
+            expiry = self._loop.call_later(frame.extra / 1000, self._expire, request_id, task)
         task.add_done_callback(partial(self._ended, frame, weight, self._loop.time(), expiry))
 
     def _refusal(self, request_id: int) -> StoreError | None:
@@ -152,8 +169,14 @@ class InFlight:
             self._expired.remove(task)
             if task.cancelled():  # else it had its answer when its time was up
                 self._fail(frame.request_id, DeadlineExceeded(f"no answer within {frame.extra / 1000} s"))
+        if task in self._given_up:
+            self._given_up.remove(task)
+            if task.cancelled():
+                self._fail(frame.request_id, DaemonUnavailable("the daemon is stopping"))
         elapsed = self._loop.time() - started
-        if elapsed >= self._limits.slow_request_s:
+        if task in self._patient:
+            self._patient.remove(task)
+        elif elapsed >= self._limits.slow_request_s:
             fields = {"request": str(frame), "seconds": round(elapsed, 3), "peer": str(self._peer)}
             _log.warning("slow request", extra=fields)
         self._on_end()
@@ -164,6 +187,12 @@ class InFlight:
         if task is not None:
             task.cancel()
             self._cancelled.add(task)
+
+    def give_up_waiting(self) -> None:
+        """The daemon stops: those that only wait for others get their answer now."""
+        for task in self._patient - self._cancelled:
+            self._given_up.add(task)
+            task.cancel()
 
     def cancel_all(self) -> None:
         """The peer has gone."""

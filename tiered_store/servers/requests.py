@@ -32,7 +32,7 @@ from tiered_store.protocol.messages import (
 )
 from tiered_store.servers.connection import Connection, Handler, Quick, encode_wire
 from tiered_store.servers.transfers import Download
-from tiered_store.servers.uploads import put
+from tiered_store.servers.uploads import SignsOfLife, put
 from tiered_store.store.reading import Reading
 from tiered_store.store.spool import Staged
 
@@ -265,6 +265,14 @@ async def _copy(connection: Connection, frame: Frame) -> None:
     connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
 
 
+async def _flush(connection: Connection, frame: Frame) -> None:
+    if frame.payload:
+        raise ProtocolError("FLUSH has no fields")
+    with SignsOfLife(connection, frame.request_id):
+        count = await connection.store.flush(frame.extra / 1000 if frame.extra else None)
+    connection.reply(encode_frame(Opcode.DONE, frame.request_id, extra=count))
+
+
 async def _stats(connection: Connection, frame: Frame) -> None:
     body = json.dumps(connection.door.statistics()).encode()
     connection.reply(encode_frame(Opcode.STATISTICS, frame.request_id, body=body))
@@ -285,4 +293,5 @@ HANDLERS: Final[dict[int, Handler]] = {
     Opcode.LIST: _list,
     Opcode.COPY: _copy,
     Opcode.STATS: _stats,
+    Opcode.FLUSH: _flush,
 }

@@ -19,7 +19,7 @@ from tiered_store.servers.connection import Connection
 from tiered_store.servers.transfers import Upload
 from tiered_store.store.spool import Staged
 
-__all__ = ["put"]
+__all__ = ["SignsOfLife", "put"]
 
 #: All that could still change a memfd. F_SEAL_SEAL keeps the set from being a promise for now only.
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -40,7 +40,7 @@ async def put(connection: Connection, frame: Frame) -> None:
         raise ProtocolError("a PUT whose bytes are to follow has none of its own")
     if frame.flags & (Flag.STREAM | Flag.DESCRIPTOR):
         receive = _receive_stream if frame.flags & Flag.STREAM else _receive_descriptor
-        with _SignsOfLife(connection, frame.request_id):
+        with SignsOfLife(connection, frame.request_id):
             staged = await receive(connection, frame, request, hashed=hashed)
             info = await connection.store.put(key, staged, headers)
     else:
@@ -49,7 +49,7 @@ async def put(connection: Connection, frame: Frame) -> None:
     connection.reply(encode_frame(Opcode.INFO, frame.request_id, head=encode_info(info)))
 
 
-class _SignsOfLife:
+class SignsOfLife:
     """Sends an empty grant now and then: hashing and syncing a large object can outlast the peer's patience."""
 
     def __init__(self, connection: Connection, request_id: int) -> None:

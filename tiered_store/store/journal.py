@@ -33,7 +33,7 @@ from tiered_store.key import parse_key
 from tiered_store.objects import INLINE_MAX_BYTES, Body, Descriptor, FileBody, ObjectInfo, body_size
 from tiered_store.origins.transfer import copy_range, write_all
 
-__all__ = ["DamagedEntry", "Doubtful", "Journal", "Record", "holds_entries"]
+__all__ = ["DamagedEntry", "Doubtful", "Journal", "Record"]
 
 _log = logging.getLogger("tiered_store.journal")
 
@@ -233,15 +233,6 @@ class Journal:
             if error.errno in _SHORTAGES:
                 raise
             raise DamagedEntry(f"it cannot be read: {error.strerror}") from error
-
-
-def holds_entries(path: Path) -> int:
-    """How many entries are in a directory, which may be none of ours, or not there; touches nothing."""
-    try:
-        with os.scandir(path) as found:
-            return sum(entry.name.endswith(_ENTRY) for entry in found)
-    except OSError:
-        return 0
 
 
 def _crc(body: Body) -> int:

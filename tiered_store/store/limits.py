@@ -27,7 +27,6 @@ class StoreLimits:
         max_background_tasks: revalidations and promotions under way at once; more are not started.
         exists_ttl_s: how long the origin's word that it has an artifact holds for those who put it again; 0 asks
             each time.
-        drain_s: how long ``close`` waits for running writes, in seconds.
         uploads_at_once: puts that wait in the journal and are on their way to the origin at once.
         drain_s: how long ``close`` waits for running writes and uploads, in seconds.
     """

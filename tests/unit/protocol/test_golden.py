@@ -14,7 +14,7 @@ from tiered_store.protocol.frames import HEADER_BYTES, Flag, Frame, FrameReader,
 from tiered_store.protocol.messages import VERSION
 
 #: The layout of each version: sha256 of all golden frames of it, in the order of the file.
-LAYOUTS = {1: "28437299299de2adfa40b0df05cd89c120b022ea37dfa4e8b942946a57146675"}
+LAYOUTS = {1: "069aca12a138224ffb895833aaf6ea29d127a054d70da574b209a3dbb1778d59"}
 
 every_frame = pytest.mark.parametrize("entry", GOLDEN, ids=[entry["name"] for entry in GOLDEN])
 

@@ -30,6 +30,44 @@ class ManualClock:
         self.now += seconds
 
 
+class ManualTimers:
+    """Timers that fire when a test lets the time pass; stands in for ``loop.call_later``."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self.waiting: list[Timer] = []
+
+    def __call__(self, delay_s: float, function: Callable[[], None]) -> Timer:
+        timer = Timer(self, self._clock.now + delay_s, function)
+        self.waiting.append(timer)
+        return timer
+
+    @property
+    def next_s(self) -> float | None:
+        """How long until the next one fires."""
+        return min((timer.due - self._clock.now for timer in self.waiting), default=None)
+
+    def advance(self, seconds: float) -> None:
+        """Let the time pass, and fire what is due by then."""
+        self._clock.advance(seconds)
+        for timer in [timer for timer in self.waiting if timer.due <= self._clock.now]:
+            timer.cancel()
+            timer.function()
+
+
+class Timer:
+    """One of them."""
+
+    def __init__(self, timers: ManualTimers, due: float, function: Callable[[], None]) -> None:
+        self._timers = timers
+        self.due = due
+        self.function = function
+
+    def cancel(self) -> None:
+        if self in self._timers.waiting:
+            self._timers.waiting.remove(self)
+
+
 class Gate:
     """A place where the code under test waits until the test opens it."""
 

@@ -16,6 +16,8 @@ from tiered_store.key import artifact_key, parse_key
 from tiered_store.objects import Entry, ObjectInfo, body_size, read_body
 from tiered_store.origins.base import Origin, PutHeaders
 from tiered_store.origins.memory import MemoryOrigin
+from tiered_store.store.backlog import Backlog, BacklogLimits
+from tiered_store.store.journal import Journal
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.reading import Reading
@@ -26,6 +28,7 @@ from tiered_store.tiers.memory import MemoryTier
 MIB = 1024 * 1024
 NOTHING_SAID = PutHeaders()
 _DEFAULTS = StoreLimits()
+_BACKLOG = BacklogLimits()
 
 
 @dataclass
@@ -93,12 +96,22 @@ async def store_rig(
     memory_bytes: int = 8 * MIB,
     origin: Origin | None = None,
     cdn: CdnPlace | None = None,
+    journal: Path | None = None,
+    backlog: BacklogLimits = _BACKLOG,
 ) -> AsyncIterator[Rig]:
-    """A started store over an origin in memory; closed, and checked for leaks, at the end. Closes the cdn, too."""
+    """A started store over an origin in memory; closed, and checked for leaks, at the end. Closes the cdn, too.
+
+    With a ``journal``, puts below ``back/`` are written back.
+    """
     descriptors = _count_descriptors()
     clock, wall = ManualClock(1000.0), ManualClock(1_700_000_000.0)
     inner = FaultyOrigin(origin if origin is not None else MemoryOrigin())
     memory = MemoryTier(memory_bytes)
+    waiting = None
+    if journal is not None:
+        policies = [*policies, Policy("back/", write_back=True)]
+        waiting = Backlog(Journal(journal), backlog, wall=wall)
+        await waiting.start()
     store = Store(
         memory=memory,
         disk=disk,
@@ -106,6 +119,7 @@ async def store_rig(
         cdn=cdn,
         policies=Policies(policies),
         limits=limits,
+        backlog=waiting,
         clock=clock,
         wall=wall,
     )
@@ -117,7 +131,7 @@ async def store_rig(
         await store.close()
     assert inner.open_reads == 0
     assert inner.is_closed
-    del rig, store, inner, memory
+    del rig, store, inner, memory, waiting
     await settle()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     if _count_descriptors() > descriptors:

@@ -102,6 +102,9 @@ class Uploader:
         self._tasks = TaskSet("an upload from the journal", log_faults=True)
         self._ready: dict[Key, None] = {}  # in order
         self._under_way: set[Key] = set()
+        self._again: set[Key] = (
+            set()
+        )  # of those, what began before somebody was in a hurry: a failure is not the last word
         self._failures: dict[Key, _Failure] = {}
         self._paused: list[tuple[float, int, Key]] = []  # a heap of when keys come again; some have gone meanwhile
         self._turns = itertools.count()
@@ -153,6 +156,7 @@ class Uploader:
         self._breaker = self._new_breaker()
         self._ready.update((key, None) for key in self._failures if key not in self._under_way)
         self._paused.clear()
+        self._again = set(self._under_way)
         self._go_on()
 
     def counters(self) -> WriteBackStats:
@@ -242,8 +246,10 @@ class Uploader:
     def _ended(self, key: Key, _: object) -> None:
         """An attempt is over, or was cancelled before its first step."""
         self._under_way.discard(key)
+        is_hurried = key in self._again
+        self._again.discard(key)
         failure = self._failures.get(key)
-        if failure is not None:
+        if failure is not None and not is_hurried:
             heapq.heappush(self._paused, (failure.until, next(self._turns), key))
         elif key in self._backlog:
             self._ready[key] = None

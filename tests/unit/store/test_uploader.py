@@ -29,7 +29,7 @@ A, B = Key("a"), Key("b")
 class Origin:
     """What was sent, in order, and how each sending is to end."""
 
-    faults: dict[str, Callable[[], Exception]] = field(default_factory=dict)
+    faults: dict[str, Callable[[], Exception | None]] = field(default_factory=dict)
     gate: Gate | None = None
     sent: list[tuple[Key, bytes]] = field(default_factory=list)
     asked: Counter[Key] = field(default_factory=Counter)
@@ -45,8 +45,9 @@ class Origin:
             if self.gate is not None:
                 await self.gate.pass_through()
             fault = self.faults.get(key) or self.faults.get("*")
-            if fault is not None:
-                raise fault()
+            error = None if fault is None else fault()
+            if error is not None:
+                raise error
         finally:
             self.at_once -= 1
         assert isinstance(body, bytes)
@@ -245,6 +246,20 @@ async def test_a_flush_tries_at_once_what_was_paused(tmp_path: Path) -> None:
         rig.origin.faults.clear()
         assert await rig.uploader.flush(5) == 30
         assert len(rig.origin.sent) == 30
+
+
+async def test_a_flush_tries_again_what_was_under_way_and_fails(tmp_path: Path) -> None:
+    async with uploading(tmp_path) as rig:
+        gate = rig.origin.gate = Gate()
+        await rig.put(A)
+        await gate.reached.wait()
+        flushing = asyncio.create_task(rig.uploader.flush(5))
+        await settle()
+        faults = [down()]
+        rig.origin.faults[A] = lambda: faults.pop() if faults else None
+        gate.open()
+        assert await flushing == 1
+        assert rig.origin.asked[A] == 2
 
 
 async def test_a_flush_that_takes_too_long_says_what_is_left(tmp_path: Path) -> None:

@@ -32,10 +32,11 @@ from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.store import Store
 from tiered_store.tiers.memory import MemoryTier
 
-KEYS = [Key("back/a"), Key("back/b"), Key("back/c"), Key("other/a"), Key("other/b")]
-SIZES = [0, 1, 100, INLINE_MAX_BYTES, INLINE_MAX_BYTES + 1]
-#: Room for two large puts, so that the journal is full now and then.
-LIMITS = BacklogLimits(max_bytes=3 * INLINE_MAX_BYTES, max_entries=2)
+#: Few, so that what happens to one meets what has happened to it before.
+KEYS = [Key("back/a"), Key("back/b"), Key("other/a")]
+SIZES = [0, 100, INLINE_MAX_BYTES, INLINE_MAX_BYTES + 1]
+#: No room for two large puts: the second one goes straight to the origin, also over what is pending for its key.
+LIMITS = BacklogLimits(max_bytes=3 * INLINE_MAX_BYTES // 2)
 
 keys = st.sampled_from(KEYS)
 
@@ -141,16 +142,22 @@ class WriteBackMachine(RuleBasedStateMachine):
             return OriginUnavailable(self.failing)
         return None
 
-    @rule(how=st.sampled_from(["", "", "down", "put", "_done"]))
+    @rule(how=st.sampled_from(["", "down", "put", "_done"]))
     def origin_fails_or_comes_back(self, how: str) -> None:
         self.failing = how
 
-    @rule(key=keys, memory=st.booleans(), disk=st.booleans())
-    def tiers_evict(self, key: Key, memory: bool, disk: bool) -> None:
-        if memory:
-            self.memory.discard(key)
-        if disk:
-            self.disk.discard(key)
+    @rule(what=st.sampled_from(["memory", "disk", "both"]))
+    def tiers_evict(self, what: str) -> None:
+        for key in KEYS:
+            if what != "disk":
+                self.memory.discard(key)
+            if what != "memory":
+                self.disk.discard(key)
+
+    @rule(key=keys, size=st.sampled_from(SIZES), how=st.sampled_from(["put", "down"]))
+    def put_while_the_origin_fails(self, key: Key, size: int, how: str) -> None:
+        self.failing = how
+        self.run(self._put(key, size))
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 63.0]))
     def time_passes(self, seconds: float) -> None:
@@ -297,5 +304,5 @@ class WriteBackMachine(RuleBasedStateMachine):
 
 TestWriteBack = WriteBackMachine.TestCase
 TestWriteBack.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -59,6 +59,7 @@ class WriteBackMachine(RuleBasedStateMachine):
         self.runs = 0
         self.seed = 0
         self.failing = ""
+        self.last = KEYS[0]
         self.entries: dict[Key, Any] = {}
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -184,10 +185,17 @@ class WriteBackMachine(RuleBasedStateMachine):
 
     async def _put(self, key: Key, size: int) -> None:
         self.seed += 1
+        self.last = key
         data = pattern(size, self.seed)
         spool = self.store.spool(size, hashed=False)
         await spool.write(data)
         await self._change(key, data, self.store.put(key, await spool.finish(), NOTHING_SAID))
+
+    @rule(size=st.sampled_from(SIZES))
+    def put_again(self, size: int) -> None:
+        """The key that was put last, at an origin that works: straight over what may be pending."""
+        self.failing = ""
+        self.run(self._put(self.last, size))
 
     @rule(key=keys)
     def delete(self, key: Key) -> None:

@@ -39,6 +39,8 @@ _log = logging.getLogger("tiered_store.journal")
 #: How long a key that failed waits, in seconds: at first, and at most. The breaker waits as long.
 _FIRST_S = 1.0
 _LONGEST_S = 60.0
+#: While somebody waits for all of it, what is paused is tried so often, in seconds.
+_HURRY_S = 5.0
 #: Between two lines in the log about uploads that fail, in seconds.
 _REPEAT_S = 60.0
 #: The origin said no to this put: that tells nothing of the others.
@@ -56,11 +58,12 @@ Send = Callable[[Key, Body, PutHeaders], Awaitable[ObjectInfo]]
 
 @dataclass(slots=True)
 class _Failure:
-    """A key whose last attempt failed: how long it waits, until when, and what it failed with."""
+    """A key whose last attempt failed: how long it waits, until when, with what, and whether that will stay so."""
 
     pause_s: float
     until: float
     error: str
+    is_final: bool
 
 
 class Uploader:
@@ -134,28 +137,34 @@ class Uploader:
     async def flush(self, timeout_s: float | None) -> int:
         """Return when every put that is pending now has been uploaded, replaced or deleted; gives how many there were.
 
-        What is paused is tried at once, since somebody waits for it.
+        Somebody waits: what is paused is tried at once, and what the origin has not refused every few seconds.
 
         Raises:
             DeadlineExceeded: that took longer than ``timeout_s``; it says what is left.
         """
         count = len(self._backlog)
-        self._hurry()
+        flushed = asyncio.ensure_future(self._backlog.flushed())
         try:
             async with asyncio.timeout(timeout_s):
-                await self._backlog.flushed()
+                self._hurry(lambda _: True)
+                while not (await asyncio.wait([flushed], timeout=_HURRY_S))[0]:
+                    self._hurry(lambda failure: not failure.is_final)
         except TimeoutError:
             stats = self.counters()
             error = f"; the last error: {stats.last_error}" if stats.last_error else ""
             raise DeadlineExceeded(
                 f"after {timeout_s:g} s {stats.entries} puts ({stats.bytes} bytes) are not uploaded yet{error}"
             ) from None
+        finally:
+            flushed.cancel()
         return count
 
-    def _hurry(self) -> None:
+    def _hurry(self, which: Callable[[_Failure], bool]) -> None:
+        """Let the paused ones among these have their turn now, whatever the breaker has seen."""
         self._breaker = self._new_breaker()
-        self._ready.update((key, None) for key in self._failures if key not in self._under_way)
-        self._paused.clear()
+        for key, failure in self._failures.items():
+            if which(failure) and key not in self._under_way:
+                self._ready[key] = None
         self._again = set(self._under_way)
         self._go_on()
 
@@ -237,7 +246,7 @@ class Uploader:
             pause_s = _LONGEST_S
         now = self._clock()
         said = str(error) or type(error).__name__
-        self._failures[key] = _Failure(pause_s, now + pause_s * (0.5 + self._chance() / 2), said)
+        self._failures[key] = _Failure(pause_s, now + pause_s * (0.5 + self._chance() / 2), said, is_final)
         if now - self._said_at >= _REPEAT_S:
             self._said_at = now
             fields = {"key": key, "error": said, "failing": len(self._failures), "entries": len(self._backlog)}

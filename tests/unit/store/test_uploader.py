@@ -262,6 +262,24 @@ async def test_a_flush_tries_again_what_was_under_way_and_fails(tmp_path: Path) 
         assert rig.origin.asked[A] == 2
 
 
+async def test_while_a_flush_waits_what_is_paused_is_tried_again_and_what_was_refused_is_not(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("tiered_store.store.uploader._HURRY_S", 0.01)
+    async with uploading(tmp_path) as rig:
+        rig.origin.faults[A] = down
+        rig.origin.faults[B] = lambda: KeyConflict("a file is in the way")
+        await rig.put(A)
+        await rig.put(B)
+        await rig.quiet()
+        flushing = asyncio.create_task(rig.uploader.flush(5))
+        await until(lambda: rig.origin.asked[A] > 4)  # and no time has passed on the clock
+        assert rig.origin.asked[B] == 2
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        assert rig.backlog._waiting == []
+
+
 async def test_a_flush_that_takes_too_long_says_what_is_left(tmp_path: Path) -> None:
     async with uploading(tmp_path) as rig:
         rig.origin.faults["*"] = down

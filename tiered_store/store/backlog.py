@@ -40,6 +40,8 @@ _THREADS = 8
 _OVERHEAD_BYTES = 256
 #: Content types and metadata of all pending puts, which are kept in memory.
 _METADATA_MAX_BYTES = 64 * 1024 * 1024
+#: How long a stop waits for what its threads do anyway, in seconds.
+_CLOSE_S = 5.0
 #: Between two lines in the log about a journal that takes no puts, in seconds.
 _REPEAT_S = 60.0
 
@@ -166,6 +168,7 @@ class Backlog:
     async def close(self) -> None:
         """Remove what was dropped, and let go of the journal; what is pending stays in it."""
         try:
+            await self._tasks.wait(_CLOSE_S)  # what a cancelled caller has left is dropped when it is there
             await self._dropped.close()
             await self._tasks.cancel()
         finally:

@@ -68,6 +68,8 @@ _log = logging.getLogger(__name__)
 _RESERVED = 256
 #: A connection holds its socket, and up to one more descriptor that is on its way in or out.
 _PER_CONNECTION = 2
+#: An upload from the journal holds its file, and one more at an origin that is a directory.
+_PER_UPLOAD = 2
 #: With fewer than this to divide, next to nothing large could be cached.
 _USABLE_MINIMUM = 64
 #: Open files of the disk tier beyond this gain nothing: opening one costs some ten microseconds.
@@ -117,10 +119,10 @@ def raise_descriptor_limit() -> int:
 def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     """Divide the process's descriptors.
 
-    256 are kept back, and those for the connections to an S3 origin and a cdn. Connections of clients come first, two
-    each, but get at most half of the rest; what they leave goes to the tiers, half to each; an origin in memory, whose
-    large objects are files too, is left half of it first. The memory tier takes no more than it could ever fill with
-    objects large enough to be files, the disk tier at most 8192.
+    256 are kept back, those for the connections to an S3 origin and a cdn, and two for each upload from a journal.
+    Connections of clients come first, two each, but get at most half of the rest; what they leave goes to the tiers,
+    half to each; an origin in memory, whose large objects are files too, is left half of it first. The memory tier
+    takes no more than it could ever fill with objects large enough to be files, the disk tier at most 8192.
 
     Raises:
         CannotStart: if the limit leaves too little for any use.
@@ -130,6 +132,8 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
         reserved += config.s3.max_connections
     if config.cdn.base_url:
         reserved += config.cdn.max_connections
+    if uses_journal(config):
+        reserved += _PER_UPLOAD * config.write_back.uploads_at_once
     usable = limit - reserved
     if usable < _USABLE_MINIMUM:
         raise CannotStart(

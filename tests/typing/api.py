@@ -42,6 +42,7 @@ def use(path: Path) -> None:
         assert_type(store.copy("a", "b"), ObjectInfo)
         assert_type(store.delete("k"), bool)
         assert_type(store.delete_prefix("p/"), int)
+        assert_type(store.flush(timeout_s=1.0), int)
         assert_type(store.stats(), dict[str, Any])
         assert_type(store.ping(), float)
         assert_type(store.socket_path, str)
@@ -70,6 +71,7 @@ async def use_asynchronously(path: Path) -> None:
         assert_type(await store.copy("a", "b"), ObjectInfo)
         assert_type(await store.delete("k"), bool)
         assert_type(await store.delete_prefix("p/"), int)
+        assert_type(await store.flush(timeout_s=1.0), int)
         assert_type(await store.stats(), dict[str, Any])
         assert_type(await store.ping(), float)
 

@@ -369,3 +369,37 @@ async def test_a_cdn_that_is_down_keeps_nothing_from_starting_and_fails_no_write
     finally:
         await opened.close()
     assert open_descriptors() == before
+
+
+WRITE_BACK = "[[policies]]\nprefix = 'back/'\nwrite_back = true\n"
+
+
+async def test_a_journal_is_there_for_those_who_ask_for_it(configured, tmp_path: Path) -> None:
+    before = open_descriptors()
+    for text, is_there in (("", False), (WRITE_BACK, True), ("", True)):
+        config = configured(text)
+        opened = await open_store(config, divide_descriptors(1024, config))
+        try:
+            assert (tmp_path / "d/journal").exists() == is_there
+            stats = opened.store.stats()["write_back"]
+            assert stats["max_bytes"] == (2**30 if text else 0)  # type: ignore[index]
+        finally:
+            await opened.close()
+    assert open_descriptors() == before
+
+
+async def test_without_its_journal_a_daemon_does_not_start(configured, tmp_path: Path) -> None:
+    """Acknowledged puts would read as their older versions."""
+    config = configured(WRITE_BACK)
+    (tmp_path / "d/journal/lock").mkdir(parents=True)
+    (tmp_path / "d/journal").chmod(0o700)
+    before = open_descriptors()
+    with pytest.raises(OriginUnavailable, match=r"the journal cannot be used \(write_back.path\)"):
+        await open_store(config, divide_descriptors(1024, config))
+    assert open_descriptors() == before
+
+
+def test_uploads_from_a_journal_have_descriptors_kept_back(configured) -> None:
+    text = WRITE_BACK.replace("[[", "[write_back]\nuploads_at_once = 100\n[[")
+    with_journal, without = (divide_descriptors(2048, configured(each)) for each in (text, ""))
+    assert without.connections - with_journal.connections == 200 // 4

@@ -101,6 +101,11 @@ class FakeClient:
         self._fail_if_told()
         return 0.000123
 
+    def flush(self, timeout_s: float | None = None) -> int:
+        self._fail_if_told()
+        type(self).flushes.append(timeout_s)
+        return len(self.objects)
+
     def stats(self) -> dict[str, Any]:
         self._fail_if_told()
         tier = {"hits": 3, "misses": 1, "errors": 0, "bytes": 64_000_000, "entries": 2, "max_bytes": 2**26}
@@ -119,7 +124,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
     """What the commands talk to."""
     for variable in ("TIERED_STORE_SOCKET", "TIERED_STORE_CONFIG", "TIERED_STORE_SERVER__SOCKET"):
         monkeypatch.delenv(variable, raising=False)
-    fresh = type("Fresh", (FakeClient,), {"objects": {}, "opened": [], "fails": None})
+    fresh = type("Fresh", (FakeClient,), {"objects": {}, "opened": [], "flushes": [], "fails": None})
     monkeypatch.setattr(session, "Client", fresh)
     return fresh
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from click.testing import Result
 
 from tests.unit.cli.conftest import FakeClient
-from tiered_store.stats import CdnStats, OriginStats
+from tiered_store.errors import DeadlineExceeded
+from tiered_store.stats import CdnStats, OriginStats, WriteBackStats
 
 Run = Callable[..., Result]
 
@@ -40,3 +41,32 @@ def test_ping(run: Run, store: type[FakeClient]) -> None:
 def test_every_number_of_the_cdn_and_of_the_origin_is_shown(run: Run, numbers: list[int], counters: type) -> None:
     lines = run("stats").stdout.splitlines()
     assert {name for number in numbers for name in lines[number].split()} == {field.name for field in fields(counters)}
+
+
+def test_flush(run: Run, store: type[FakeClient]) -> None:
+    assert run("flush").stdout == "no put was waiting\n"
+    run("put", "a", "-", stdin=b"1")
+    assert run("flush").stdout == "1 waiting put is done, after 0.0 s\n"
+    run("put", "b", "-", stdin=b"1")
+    assert run("flush", "--timeout", "2.5").stdout == "2 waiting puts are done, after 0.0 s\n"
+    assert json.loads(run("--timeout", "7", "flush", "--json").stdout)["puts"] == 2
+    assert store.flushes == [None, None, 2.5, 7.0]
+    assert run("flush", "--timeout", "0").exit_code == 2
+    store.fails = DeadlineExceeded("after 2.5 s 2 puts (10 bytes) are not uploaded yet")
+    found = run("flush")
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert found.stderr == "tiered-store: after 2.5 s 2 puts (10 bytes) are not uploaded yet\n"
+
+
+def test_what_waits_is_shown_where_there_is_any(run: Run, store: type[FakeClient], monkeypatch) -> None:
+    numbers = asdict(WriteBackStats(max_bytes=2**20))
+    monkeypatch.setattr(store, "stats", lambda self: {"write_back": numbers, "fills": 4})
+    assert "write_back" not in run("stats").stdout
+    numbers |= {"entries": 3, "bytes": 2**20, "last_error": "the origin is down"}
+    shown = dict(line.split(maxsplit=1) for line in run("stats").stdout.splitlines() if " " in line)
+    assert {name: shown[name] for name in ("entries", "bytes", "last_error")} == {
+        "entries": "3",
+        "bytes": "1 MiB",
+        "last_error": "the origin is down",
+    }
+    assert {field.name for field in fields(WriteBackStats)} <= shown.keys() | {"write_back"}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from tests.support.doors import eventually, served
 from tests.unit.servers.test_connection import cancel, get_frame, ping
-from tiered_store.errors import (
-    DaemonUnavailable,
-    DeadlineExceeded,
-)
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, OriginUnavailable, ProtocolError
 from tiered_store.protocol.frames import (
     Frame,
     Opcode,
     encode_frame,
 )
 from tiered_store.protocol.messages import PutRequest, encode_list_request, encode_put
+from tiered_store.protocol.status import decode_error
 from tiered_store.servers.inflight import InFlight
 from tiered_store.servers.limits import NativeLimits, RequestBytes
 from tiered_store.servers.sockets import PeerCredentials
@@ -133,6 +132,40 @@ async def test_slow_ones_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
         peer = await it.connect()
         await peer.get("none")
         await eventually(lambda: "slow request" in caplog.messages)
+
+
+async def test_a_flush_keeps_to_its_deadline_and_says_what_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(NativeLimits(slow_request_s=0.0, progress_interval_s=0.01), journal=tmp_path / "j") as it:
+        it.rig.origin.fail("put", lambda: OriginUnavailable("down"))
+        await it.rig.put("back/a", b"x")
+        peer = await it.connect()
+        await peer.send(encode_frame(Opcode.FLUSH, 5, extra=50))
+        assert (await peer.receive()).opcode == Opcode.WINDOW  # still at work
+        error, number = await peer.error()
+        assert (type(error), number) == (DeadlineExceeded, 5)
+        assert "1 puts" in error.message
+        await eventually(lambda: not peer.connection.in_flight)
+        assert not [line for line in caplog.records if "slow" in line.message and "FLUSH" in line.request]
+        await peer.send(encode_frame(Opcode.FLUSH, 6, body=b"x"))
+        error, number = await peer.error()
+        assert (type(error), number) == (ProtocolError, 6)
+
+
+async def test_a_flush_is_told_when_the_daemon_stops_and_not_when_its_peer_took_it_back(tmp_path: Path) -> None:
+    async with served(journal=tmp_path / "j") as it:
+        it.rig.origin.fail("put", lambda: OriginUnavailable("down"))
+        await it.rig.put("back/a", b"x")
+        peer = await it.connect()
+        await peer.send(encode_frame(Opcode.FLUSH, 5) + encode_frame(Opcode.FLUSH, 6))
+        await eventually(lambda: len(peer.connection.in_flight) == 2)
+        await peer.send(encode_frame(Opcode.CANCEL, 5))
+        await eventually(lambda: len(peer.connection.in_flight) == 1)
+        assert await it.door.drain(5)
+        frames = [frame for frame in await peer.rest() if frame.opcode != Opcode.WINDOW]
+        assert [(frame.opcode, frame.request_id) for frame in frames] == [(Opcode.GOODBYE, 0), (Opcode.ERROR, 6)]
+        assert isinstance(decode_error(frames[1]), DaemonUnavailable)
 
 
 async def test_a_peer_that_goes_takes_its_requests_along() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import uvloop
 
 from tiered_store import __version__, logs
+from tiered_store.config.checks import uses_journal
 from tiered_store.config.load import Loaded
 from tiered_store.config.providers import said_origin
 from tiered_store.config.sizes import format_size
@@ -196,6 +197,7 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
         "origin": said_origin(config),
         "disk": disk,
         "cdn": config.cdn.base_url or "off",
+        "journal": str(config.write_back.path) if uses_journal(config) else "off",
         "memory": format_size(config.memory.max_bytes),
         "files": f"{plan.limit} ({plan.connections} connections, {plan.memory} memory, {plan.disk} disk)",
         "settings": {setting: source for setting, source in loaded.sources.items() if source != "default"},

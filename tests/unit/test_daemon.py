@@ -125,6 +125,7 @@ def test_from_start_to_stop(
         "server.socket": "--socket",
         "origin.path": "--data-dir",
         "disk.path": "--data-dir",
+        "write_back.path": "--data-dir",
         "log.level": "TIERED_STORE_LOG__LEVEL",
     }
 

@@ -172,15 +172,15 @@ class Writes:
         return await self._sent(key, body, headers) if info is None else self._skipped(info)
 
     async def uploaded(self, pending: Pending, info: ObjectInfo) -> None:
-        """The origin has a pending put, and the caller holds the key's origin lock: tiers and backlog say so, too."""
+        """The origin has a pending put, and the caller holds the key's origin lock: have cdn, tiers and backlog follow."""
 
         def is_current() -> bool:
             return self._backlog.get(pending.key) is pending
 
+        await self._sources.written(pending.key)
         if await self._cache.renew(pending.key, pending.info.etag, info, is_current):
             self._overtake(pending.key)
             self._backlog.uploaded(pending)
-        await self._sources.written(pending.key)
 
     def _is_written_back(self, key: Key) -> bool:
         return self._backlog.is_on and self._freshness.policies.of(key).write_back

@@ -11,6 +11,7 @@ import pytest
 from tests.support.faults import FakeDisk, Gate
 from tests.support.origins import pattern
 from tests.support.store import Rig, artifact_of, settle, store_rig, until
+from tests.unit.store.test_sources import both
 from tiered_store.errors import DeadlineExceeded, InvalidKey, KeyConflict, NotFound, OriginUnavailable
 from tiered_store.key import Key, name_of_key, parse_key
 from tiered_store.objects import INLINE_MAX_BYTES
@@ -334,6 +335,24 @@ async def test_the_arrival_of_an_older_put_changes_nothing_for_a_newer_one(tmp_p
         held.open()
         await rig.store.flush()
         assert await at_origin(rig, "back/a") == b"2"
+
+
+async def test_the_cdn_is_not_asked_meanwhile_and_is_purged_when_the_origin_has_it(tmp_path: Path) -> None:
+    policy = Policy("back/public/", write_back=True, cdn=True)
+    async with both(tmp_path, purge=True, journal=tmp_path / "j", policies=[policy]) as at:
+        key = Key("back/public/a")
+        await at.there(key, b"older")
+        gate = at.rig.origin.hold("put")
+        await at.rig.put(key, b"newer")
+        evict(at.rig, key)
+        assert await at.rig.get(key) == b"newer"
+        await gate.reached.wait()
+        assert at.server.purged == []
+        gate.open()
+        await at.rig.store.flush()
+        assert at.server.purged == [key]
+        evict(at.rig, key)
+        assert await at.rig.get(key) == b"newer"
 
 
 # ----------------------------------------------------------------------------- deletes and copies

@@ -172,7 +172,7 @@ class Writes:
         return await self._sent(key, body, headers) if info is None else self._skipped(info)
 
     async def uploaded(self, pending: Pending, info: ObjectInfo) -> None:
-        """The origin has a pending put, and the caller holds the key's origin lock: have cdn, tiers and backlog follow."""
+        """The origin has a pending put, and the caller holds the key's origin lock: cdn, tiers and backlog follow."""
 
         def is_current() -> bool:
             return self._backlog.get(pending.key) is pending

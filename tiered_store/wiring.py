@@ -416,7 +416,19 @@ def _policies(config: Config) -> Policies:
 
 
 def store_limits(config: Config) -> StoreLimits:
-    """What the store refuses, and what it may hold at once."""
+    """What the store refuses, and what it may hold at once.
+
+    Of the connections to a bucket a sixteenth is for readers that hold one as long as they like, an eighth, at least,
+    for requests that hold one shortly (parts, questions, listings), and fills get the rest.
+    """
+    bounds = {}
+    if config.origin.backend == "s3":
+        through = max(1, config.s3.max_connections // 16)
+        short = max(2, config.s3.max_connections // 8)
+        bounds = {"max_through_reads": through, "max_fills": config.s3.max_connections - through - short}
+    if config.cdn.base_url:
+        reads = config.cdn.max_connections - config.cdn.parts_at_once
+        bounds["max_fills"] = min(reads, bounds.get("max_fills", reads))
     return StoreLimits(
         max_object_bytes=config.limits.max_object_bytes,
         max_metadata_bytes=config.limits.max_metadata_bytes,
@@ -428,4 +440,5 @@ def store_limits(config: Config) -> StoreLimits:
         exists_ttl_s=config.s3.exists_ttl_s if config.origin.backend == "s3" else 0.0,
         uploads_at_once=config.write_back.uploads_at_once,
         drain_s=config.server.drain_timeout_s,
+        **bounds,
     )

@@ -123,7 +123,7 @@ class S3Section(Section):
     sse: Literal["", "AES256", "aws:kms"] = ""
     sse_kms_key_id: Word = ""
     storage_classes: StorageClasses = Field(default_factory=lambda: MappingProxyType({}))
-    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 64
+    max_connections: Annotated[int, Field(ge=4, le=10_000)] = 64
     connect_timeout_s: Annotated[Seconds, Field(gt=0)] = 5.0
     read_timeout_s: Annotated[Seconds, Field(gt=0)] = 20.0
     part_bytes: Annotated[ByteSize, Field(ge=_PART_MIN_BYTES, le=_PART_MAX_BYTES)] = 8 * _MIB

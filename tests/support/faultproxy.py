@@ -21,6 +21,7 @@ from typing import Any, Literal
 __all__ = ["Answer", "Fault", "FaultProxy", "Request"]
 
 _PIECE_BYTES = 64 * 1024
+_BUFFER_BYTES = 1024 * 1024
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -58,7 +59,8 @@ class Fault:
     Attributes:
         ends: where a connection comes to its end: when it is made (or used again), in the middle of the head or of the
             body of the request, or of the answer. A body that is not there ends with its head.
-        how: what its end looks like; "silence" is a connection on which nothing comes any more. One that ends when it
+        how: what its end looks like; "silence" is a connection on which nothing comes any more; "deaf"
+            is one from which nothing is taken either. One that ends when it
             is made is refused, reset, or accepted and never answered.
         answer: what the proxy answers itself.
         flips: a bit in the middle of bodies that go up or down.
@@ -66,12 +68,12 @@ class Fault:
         latency_s: before each request is passed on.
         bytes_per_s: the most that a connection carries, in either direction; None for no bound.
         only: which requests are meant.
-        every: only each so many-th of those.
+        every: only each so many-th of those, from the first on.
         times: only so often; None for no end.
     """
 
     ends: Literal["connection", "request head", "request body", "answer head", "answer body"] | None = None
-    how: Literal["close", "reset", "silence"] = "close"
+    how: Literal["close", "reset", "silence", "deaf"] = "close"
     answer: Answer | None = None
     flips: Literal["up", "down"] | None = None
     etag: Callable[[int], str] | None = None
@@ -162,11 +164,11 @@ class FaultProxy:
     async def _listen(self) -> None:
         if self._listener is None:
             self._listener = await asyncio.start_server(
-                self._accepted, "127.0.0.1", self.port, reuse_address=True, limit=1 << 20
+                self._accepted, "127.0.0.1", self.port, reuse_address=True, limit=_BUFFER_BYTES
             )
 
     async def _set(self, fault: Fault) -> None:
-        silenced = self._fault.how == "silence"
+        silenced = self._fault.how in {"silence", "deaf"}
         self._fault, self._meant = fault, 0
         if (fault.ends, fault.how) == ("connection", "close"):
             if self._listener is not None:
@@ -191,7 +193,7 @@ class FaultProxy:
         if fault is _NOTHING or not fault.only(request):
             return _NOTHING
         self._meant += 1
-        if self._meant % fault.every or (fault.times is not None and self._meant > fault.times * fault.every):
+        if (self._meant - 1) % fault.every or (fault.times is not None and self._meant > fault.times * fault.every):
             return _NOTHING
         self.bitten += 1
         return fault
@@ -213,6 +215,9 @@ class FaultProxy:
                 with suppress(OSError, asyncio.CancelledError):
                     while await reader.read(_PIECE_BYTES):
                         pass
+            elif how == "deaf":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()  # the reader's buffer is soon full
         except (OSError, EOFError, asyncio.CancelledError):
             pass  # one side is gone, or all are sent away
         finally:
@@ -225,7 +230,7 @@ class FaultProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, servers: list[asyncio.StreamWriter]
     ) -> None:
         """Request and answer, for as long as both sides like."""
-        server_reader, server = await asyncio.open_connection("127.0.0.1", self._server_port, limit=1 << 20)
+        server_reader, server = await asyncio.open_connection("127.0.0.1", self._server_port, limit=_BUFFER_BYTES)
         servers.append(server)
         while True:
             head = await reader.readuntil(b"\r\n\r\n")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.support.faultproxy import Answer, Fault
 
-__all__ = ["FAULTS", "HARMLESS", "HOPELESS"]
+__all__ = ["FAULTS", "HARMLESS", "HOPELESS", "PARTIAL"]
 
 _SERVER_ERROR = Answer(500, "InternalError", "We encountered an internal error. Please try again.")
 _SLOW_DOWN = Answer(503, "SlowDown", "Please reduce your request rate.")
@@ -20,10 +20,11 @@ FAULTS: dict[str, Fault] = {
     "refused": Fault("connection", "close"),
     "reset when connected": Fault("connection", "reset"),
     "black hole": Fault("connection", "silence"),
+    "black hole that takes nothing": Fault("connection", "deaf"),
     "request head cut": Fault("request head", "close"),
     "request cut": Fault("request body", "close"),
     "request reset": Fault("request body", "reset"),
-    "request stalls": Fault("request body", "silence"),
+    "request stalls": Fault("request body", "deaf"),
     "answer head cut": Fault("answer head", "close"),
     "answer head stalls": Fault("answer head", "silence"),
     "body cut short": Fault("answer body", "close"),
@@ -46,3 +47,5 @@ FAULTS: dict[str, Fault] = {
 #: All must go well in spite of these; nothing may go well under those.
 HARMLESS = frozenset({"latency", "little bandwidth"})
 HOPELESS = frozenset({"refused", "reset when connected", "black hole", "500", "503", "request head cut"})
+#: These change only bodies, or only answers that have an ETag.
+PARTIAL = frozenset({"flipped going up", "flipped coming down", "wrong etag", "another etag each time"})

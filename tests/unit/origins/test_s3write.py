@@ -1,0 +1,77 @@
+"""Uploads to servers that do not take what they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.support.faultproxy import Fault, FaultProxy, Request
+from tests.support.matrix import direct
+from tests.support.origins import NOTHING_SAID, pattern, read_all
+from tests.support.processes import MIB
+from tests.support.s3 import S3Server, shared_server
+from tiered_store.aio.offload import Offload
+from tiered_store.errors import OriginUnavailable
+from tiered_store.origins.s3settings import S3Settings
+from tiered_store.origins.s3write import S3Writer
+
+
+@pytest.fixture
+def server() -> S3Server:
+    return shared_server()
+
+
+@pytest.fixture
+def proxy(server: S3Server) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def settings(server: S3Server, proxy: FaultProxy) -> S3Settings:
+    waits = {"connect_timeout_s": 0.2, "read_timeout_s": 0.2}
+    return replace(server.settings(part_bytes=16 * MIB, **waits), endpoint_url=proxy.url)
+
+
+@pytest.mark.parametrize("ends", ["connection", "request body"])
+async def test_a_server_that_stops_to_take_bytes(proxy: FaultProxy, settings: S3Settings, ends: str) -> None:
+    """More than fits between it and us. The SDK's own timeouts begin when all has been sent."""
+    async with direct(settings) as origin, asyncio.timeout(20):
+        await origin.put("a", b"old", NOTHING_SAID)
+        proxy.set(Fault(ends, "deaf"))  # type: ignore[arg-type]
+        with pytest.raises(OriginUnavailable, match="in time") as caught:
+            await origin.put("a", pattern(32 * MIB)[: 16 * MIB], NOTHING_SAID)
+        assert caught.value.retryable
+        proxy.set()
+        await origin.put("b", b"new", NOTHING_SAID)
+
+
+async def test_a_slow_server_is_waited_for(settings: S3Settings) -> None:
+    """As long as it takes some bytes now and then, however long all of them take."""
+
+    class Slow:
+        async def put_object(self, Body: io.BytesIO, **_: object) -> dict[str, str]:  # noqa: N803 - the SDK's name
+            while Body.read(1):
+                await asyncio.sleep(0.1)
+            return {"ETag": '"1"'}
+
+    offload = Offload(1, "test")
+    writer = S3Writer(Slow(), replace(settings, connect_timeout_s=0.3, read_timeout_s=0.3), offload)
+    assert await writer.put("a", bytes(15), {}) == '"1"'
+    await offload.close()
+
+
+async def test_leave_is_not_asked(proxy: FaultProxy, settings: S3Settings) -> None:
+    """``Expect: 100-continue`` would cost each put a round trip."""
+    seen: list[Request] = []
+    proxy.set(Fault(only=lambda request: bool(seen.append(request))))
+    async with direct(settings) as origin:
+        await origin.put("a", b"small", NOTHING_SAID)
+        await origin.put("b", pattern(17 * MIB), NOTHING_SAID)
+    assert {request.method for request in seen} >= {"PUT", "POST"}
+    assert not any("expect" in request.fields for request in seen)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.faultproxy import Fault, FaultProxy, Request
 from tests.support.matrix import direct
-from tests.support.origins import NOTHING_SAID, pattern, read_all
+from tests.support.origins import NOTHING_SAID, pattern
 from tests.support.processes import MIB
 from tests.support.s3 import S3Server, shared_server
 from tiered_store.aio.offload import Offload

@@ -241,6 +241,9 @@ class FaultProxy:
                 raise _End(fault.how)
             await asyncio.sleep(fault.latency_s)
             if fault.answer is not None:
+                if "expect" in request.fields:  # its body comes only if it is asked for
+                    await _send(writer, fault.answer.encode(request.method))
+                    raise _End("close")
                 async for _ in _pieces(reader, request.fields):
                     pass
                 writer.write(fault.answer.encode(request.method))

@@ -19,7 +19,6 @@ import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError
-from botocore.handlers import add_expect_header
 
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import OriginUnavailable
@@ -77,7 +76,6 @@ class S3Client:
             )
             client = session.client("s3", endpoint_url=settings.endpoint_url, config=_config(settings))
             self.s3 = await self._stack.enter_async_context(client)
-            self._send_at_once()
         except (BotoCoreError, ValueError) as error:
             raise OriginUnavailable(f"the S3 origin's settings do not fit: {error}", retryable=False) from error
         self._take_place()
@@ -87,14 +85,6 @@ class S3Client:
         if self._credentials is not None:
             events.register("after-call.s3", self._look_at)
             self._credentials.begin()
-
-    def _send_at_once(self) -> None:
-        """Do not ask the server's leave before each body (``Expect: 100-continue``).
-
-        It would be one more round trip for each put and part, and a server that never gives leave would be waited for
-        without end: the SDK's read timeout begins when the body has been sent.
-        """
-        self.s3.meta.events.unregister("before-call.s3", add_expect_header)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.faultproxy import Fault, FaultProxy, Request
+from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.matrix import direct
 from tests.support.origins import NOTHING_SAID, pattern
 from tests.support.processes import MIB
@@ -64,14 +64,3 @@ async def test_a_slow_server_is_waited_for(settings: S3Settings) -> None:
     writer = S3Writer(Slow(), replace(settings, connect_timeout_s=0.3, read_timeout_s=0.3), offload)
     assert await writer.put("a", bytes(15), {}) == '"1"'
     await offload.close()
-
-
-async def test_leave_is_not_asked(proxy: FaultProxy, settings: S3Settings) -> None:
-    """``Expect: 100-continue`` would cost each put a round trip."""
-    seen: list[Request] = []
-    proxy.set(Fault(only=lambda request: bool(seen.append(request))))
-    async with direct(settings) as origin:
-        await origin.put("a", b"small", NOTHING_SAID)
-        await origin.put("b", pattern(17 * MIB), NOTHING_SAID)
-    assert {request.method for request in seen} >= {"PUT", "POST"}
-    assert not any("expect" in request.fields for request in seen)

@@ -82,6 +82,7 @@ class S3Client:
         events = self.s3.meta.events
         events.register("before-sign.s3.DeleteObjects", _with_md5)
         events.register_last("before-call.s3", _send_at_once)
+        events.register("before-call.s3.HeadBucket", _ask_here_only)
         if self._credentials is not None:
             events.register("after-call.s3", self._look_at)
             self._credentials.begin()
@@ -119,6 +120,14 @@ class _Provider:
 
     async def load_credentials(self) -> ChainCredentials:
         return self._credentials
+
+
+def _ask_here_only(params: Any, **_: object) -> None:
+    """Do not follow a redirect of this request: the SDK makes it to find out where another redirect leads.
+
+    A server that answers both with a redirect to nowhere would be asked until the interpreter's stack is full.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _send_at_once(params: Any, **_: object) -> None:

@@ -88,6 +88,8 @@ _BUSY: Final = frozenset(
 )
 #: A bucket that was made just now is not known everywhere yet.
 _SOON: Final = frozenset({"TemporaryRedirect", "307", "OperationAborted"})
+#: What was sent came damaged, or too late: sent anew, it may arrive.
+_LOST_ON_THE_WAY: Final = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "RequestTimeout"})
 
 
 def code_of(error: BaseException) -> str:
@@ -156,6 +158,9 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
         return KeyConflict(text, key=name)
     if code in _NO_ROOM:
         return QuotaExceeded(f"the origin has no room ({message})", key=name)
+    if code == "InvalidObjectState":
+        text = f"the object is in an archive, and has to be restored there before it can be read ({message})"
+        return OriginUnavailable(text, key=name, retryable=False)
     if status == 403:
         named = _NAMED_ACTION.search(message)  # AWS says which, and it may be one of the key's that encrypts
         action = named[0] if named else _ACTIONS.get(operation, operation)
@@ -168,7 +173,9 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
     )
     if code in _SETTINGS:
         text += f"; see {_SETTINGS[code]}"
-    is_passing = (status >= 500 and status != 501) or status in {408, 429} or not status or code in _SOON
+    is_passing = (
+        (status >= 500 and status != 501) or status in {408, 429} or not status or code in _SOON | _LOST_ON_THE_WAY
+    )
     return OriginUnavailable(text, key=name, retryable=is_passing)
 
 

@@ -46,6 +46,8 @@ def answer(code: str, status: int, operation: str = "GetObject", headers: dict[s
         (answer("AccessDenied", 403, "ListObjectsV2"), PermissionDenied, False, "s3:ListBucket"),
         (answer("InvalidAccessKeyId", 403), PermissionDenied, False, "access_key_id"),
         (answer("SignatureDoesNotMatch", 403), PermissionDenied, False, "secret_access_key"),
+        (answer("BadDigest", 400, "PutObject"), OriginUnavailable, True, "BadDigest"),
+        (answer("InvalidObjectState", 403), OriginUnavailable, False, "restored"),
         (answer("XAdminUserNotFound", 404), PermissionDenied, False, "access_key_id"),
         (answer("ObjectParentIsFile", 409, "PutObject"), KeyConflict, False, "path prefix"),
         (answer("ExistingObjectIsDirectory", 409, "PutObject"), KeyConflict, False, "path prefix"),

@@ -91,6 +91,10 @@ class Ledger:
             if change.ended is None or not any(later.begun > change.ended for later in acknowledged)
         } or {ABSENT}
 
+    def begun(self, key: str) -> set[State | None]:
+        """Everything that was ever asked for since the key was last seen at rest."""
+        return {change.state for change in self._changes.get(key, [])}
+
     def settle(self, key: str, state: State | None) -> None:
         """The key was seen in this state while nothing was under way: from here on nothing else is possible."""
         self._changes[key] = [_Change(-1, state, -1)]

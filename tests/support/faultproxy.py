@@ -23,6 +23,8 @@ __all__ = ["Answer", "Fault", "FaultProxy", "Request"]
 _PIECE_BYTES = 64 * 1024
 _BUFFER_BYTES = 1024 * 1024
 _STOP_TIMEOUT_S = 10.0
+#: Events of another thread are looked at so often.
+_LOOK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Fault:
         flips: a bit in the middle of bodies that go up or down.
         etag: what each answer's ETag is replaced by, given the number of answers so far.
         latency_s: before each request is passed on.
+        until: what has to be set before that.
         bytes_per_s: the most that a connection carries, in either direction; None for no bound.
         only: which requests are meant.
         every: only each so many-th of those, from the first on.
@@ -78,6 +81,7 @@ class Fault:
     flips: Literal["up", "down"] | None = None
     etag: Callable[[int], str] | None = None
     latency_s: float = 0.0
+    until: threading.Event | None = None
     bytes_per_s: int | None = None
     only: Callable[[Request], bool] = field(default=lambda request: True)
     every: int = 1
@@ -240,6 +244,8 @@ class FaultProxy:
             if fault.ends == "connection":
                 raise _End(fault.how)
             await asyncio.sleep(fault.latency_s)
+            while fault.until is not None and not fault.until.is_set():
+                await asyncio.sleep(_LOOK_S)
             if fault.answer is not None:
                 if "expect" in request.fields:  # its body comes only if it is asked for
                     await _send(writer, fault.answer.encode(request.method))

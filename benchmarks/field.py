@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from benchmarks.children import place
+from benchmarks.children import NotStarted, place
 from benchmarks.daemon import MEMORY_ORIGIN, Daemon
 from benchmarks.data import MIB
 from benchmarks.peers import Peer, start_peers
 from benchmarks.ping import PingPong
+from benchmarks.s3server import S3Server
 from benchmarks.samples import Summary, summary
 from benchmarks.table import OURS, Check, Row
 
@@ -94,6 +95,7 @@ class Field:
         self._cpus = os.sched_getaffinity(0)
         self.peers: dict[str, Peer] = {}
         self._daemons: list[Daemon] = []
+        self._s3: S3Server | None = None
         try:
             self.peers, self.absent = start_peers(directory)
             self.memory = self._start("memory", {"memory": {"max_bytes": 1024 * MIB}, **MEMORY_ORIGIN})
@@ -106,6 +108,15 @@ class Field:
             self.ping = PingPong(directory)
         except OSError as error:
             self.ping, self.absent["C ping-pong"] = None, str(error)
+
+    def s3_server(self) -> S3Server | None:
+        """The S3 server, started when it is first asked for; None where it cannot be, and ``absent`` says why."""
+        if self._s3 is None and "S3" not in self.absent:
+            try:
+                self._s3 = S3Server(self.directory)
+            except NotStarted as error:
+                self.absent["S3"] = str(error)
+        return self._s3
 
     @contextmanager
     def running(self, name: str, settings: Mapping[str, Mapping[str, object]] | None) -> Iterator[Daemon]:
@@ -132,7 +143,9 @@ class Field:
     @contextmanager
     def placed(self, placement: Placement) -> Iterator[None]:
         """Client and all servers on the CPUs of this placement, all CPUs afterwards."""
-        pids = [0, *(daemon.child.pid for daemon in self._daemons), *(peer.child.pid for peer in self.peers.values())]
+        children = [*(daemon.child for daemon in self._daemons), *(peer.child for peer in self.peers.values())]
+        children += [self._s3.child] if self._s3 else []
+        pids = [0, *(child.pid for child in children)]
         place(pids, {max(self._cpus)} if placement is Placement.ONE_CPU else self._cpus)
         try:
             yield
@@ -191,3 +204,5 @@ class Field:
             daemon.stop()
         for peer in self.peers.values():
             peer.close()
+        if self._s3 is not None:
+            self._s3.close()

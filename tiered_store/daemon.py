@@ -23,6 +23,7 @@ from typing import Any
 import uvloop
 
 from tiered_store import __version__, logs
+from tiered_store.aio.heap import keep_freed_memory
 from tiered_store.config.checks import uses_journal
 from tiered_store.config.load import Loaded
 from tiered_store.config.providers import said_origin
@@ -57,6 +58,7 @@ def serve(loaded: Loaded) -> int:
     Returns:
         the exit code: 0 after a stop, 1 if it could not start or the store did not close in time.
     """
+    keep_freed_memory()
     logs.set_up(loaded.config.log.level, loaded.config.log.format)
     for notice in loaded.notices:
         _log.warning("configuration: %s", notice)

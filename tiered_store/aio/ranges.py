@@ -18,6 +18,9 @@ __all__ = ["CHUNK_BYTES", "Fetch", "Ranges", "Stream", "Tokens"]
 
 #: The most that a read hands out at once; also what one fill holds in memory.
 CHUNK_BYTES: Final = 1024 * 1024
+#: The first chunk is smaller, so that whoever waits for a first byte does not wait for a whole one; as much as a
+#: spool writes at once.
+_FIRST_CHUNK_BYTES: Final = 256 * 1024
 #: Ranges on their way at once for one read, besides the one that is being handed out.
 _AHEAD: Final = 4
 
@@ -82,8 +85,9 @@ class Ranges:
     ) -> None:
         self._stream = first
         self._left = first_bytes  # of the stream
-        self._begun = False
         self._position = offset  # behind what was handed out
+        self._planned = offset + first_bytes  # up to here everything is here, on its way or noted in ``_ahead``
+        self._begun = False
         self._end = offset + size
         self._part_bytes = part_bytes
         self._fetch = fetch
@@ -98,12 +102,14 @@ class Ranges:
         Raises:
             EOFError: an answer ends early. What the streams and ``fetch`` raise.
         """
-        if not self._begun:
-            self._begun = True
-            self._plan(self._position + self._left)
+        chunk_bytes = CHUNK_BYTES
+        if self._begun:
+            self._plan()
+        else:  # the first chunk shall not have to arrive among all the others
+            self._begun, chunk_bytes = True, _FIRST_CHUNK_BYTES
         while not self._ready:
             if self._left and self._stream is not None:
-                wanted = min(CHUNK_BYTES, self._left)
+                wanted = min(chunk_bytes, self._left)
                 chunk = await _read_exactly(self._stream, wanted)
                 self._left -= wanted
                 self._position += wanted
@@ -128,14 +134,14 @@ class Ranges:
             if task is not None and task.done() and (task.cancelled() or task.exception() is not None):
                 self._give()
                 self._ahead[index] = offset, None  # asked for when its turn comes
-        end = self._ahead[0][0] if self._ahead else self._end
+        end = self._ahead[0][0] if self._ahead else self._planned
         if self._position < end:
             self._stream = await self._fetch(self._position, end - self._position)
             self._left = end - self._position
 
     async def _take_next(self, offset: int, task: asyncio.Task[deque[bytes]] | None) -> None:
         """Turn to the next range, which is on its way already or is asked for now."""
-        self._plan(offset + self._part_bytes)
+        self._plan()
         if task is not None:
             try:
                 self._ready = await task
@@ -147,18 +153,21 @@ class Ranges:
         self._stream = await self._fetch(offset, length)
         self._left = length
 
-    def _plan(self, end: int) -> None:
-        """See to it that the ranges behind ``end`` are on their way, as far as tokens allow; one is always planned."""
-        if self._ahead:
-            end = self._ahead[-1][0] + self._part_bytes
-        while end < self._end and len(self._ahead) < _AHEAD:
-            task = None
-            if self._tokens is not None and self._tokens.take():
-                task = asyncio.create_task(self._range(end, min(self._part_bytes, self._end - end)))
-            elif self._ahead:
-                return
-            self._ahead.append((end, task))
-            end += self._part_bytes
+    def _plan(self) -> None:
+        """Send one more range on its way, unless enough are or no token is left; one is always planned.
+
+        One for each chunk that is handed out: asking takes the event loop some milliseconds, in which nothing flows.
+        """
+        offset = self._planned
+        if offset >= self._end or len(self._ahead) >= _AHEAD:
+            return
+        task = None
+        if self._tokens is not None and self._tokens.take():
+            task = asyncio.create_task(self._range(offset, min(self._part_bytes, self._end - offset)))
+        elif self._ahead:
+            return
+        self._ahead.append((offset, task))
+        self._planned = min(offset + self._part_bytes, self._end)
 
     async def _range(self, offset: int, length: int) -> deque[bytes]:
         assert self._fetch is not None

@@ -24,6 +24,7 @@ from tiered_store.aio.offload import Offload
 from tiered_store.errors import OriginUnavailable
 from tiered_store.origins.s3credentials import ChainCredentials
 from tiered_store.origins.s3errors import REFUSED_CREDENTIALS
+from tiered_store.origins.s3lean import USER_AGENT, keep_endpoints, parse_dates_quickly
 from tiered_store.origins.s3settings import S3Settings
 
 __all__ = ["S3Client"]
@@ -64,6 +65,7 @@ class S3Client:
         """
         settings = self.settings
         core = AioSession()
+        parse_dates_quickly(core)
         if self._credentials is not None:
             core.register_component("credential_provider", _Provider(self._credentials))
         try:
@@ -76,6 +78,7 @@ class S3Client:
             )
             client = session.client("s3", endpoint_url=settings.endpoint_url, config=_config(settings))
             self.s3 = await self._stack.enter_async_context(client)
+            keep_endpoints(self.s3)
         except (BotoCoreError, ValueError) as error:
             raise OriginUnavailable(f"the S3 origin's settings do not fit: {error}", retryable=False) from error
         self._take_place()
@@ -157,5 +160,5 @@ def _config(settings: S3Settings) -> AioConfig:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         connector_args={"keepalive_timeout": _KEEPALIVE_S},
-        user_agent_extra="tiered_store",
+        user_agent=USER_AGENT,
     )

@@ -79,9 +79,10 @@ class S3Read:
                 self._missing -= len(chunk)
                 if self._digest is not None:
                     await update_digest(self._digest, chunk, self._offload)
-                held, self._held = self._held, chunk
-                if held:
-                    yield held
+                if self._missing:
+                    yield chunk
+                else:
+                    self._held = chunk
             if self._missing or self._ranges.is_closed:
                 raise OriginUnavailable("the read was closed before its end")
             if self._digest is not None and self._digest.hexdigest() != self._expected:

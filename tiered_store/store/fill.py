@@ -164,9 +164,13 @@ class Fill:
         spool = staging.spool(read.info.size, hashed=read.digest is not None, bounded=False)
         try:
             await spool.open()
-            flow = Flow(read.info, spool)
+            head = await read.next()
+            flow = Flow(read.info, spool, head)
             self.info, self.flow = read.info, flow
             self._opened.set()
+            await spool.write(head)
+            flow.head = b""
+            flow.tell()
             while chunk := await read.next():
                 await spool.write(chunk)
                 flow.tell()

@@ -25,15 +25,18 @@ class Flow:
     Args:
         info: the object's.
         spool: where its bytes are collected.
+        head: the first of them: two hops to threads before they can be read from the spool.
 
     Attributes:
         info: see above.
+        head: see above; empty when the spool has them.
         spool: see above; None from the end on, when an entry has the file, or nobody.
         given_up: why the fill starts anew without it; None while it grows, and where it ended with the fill.
     """
 
-    def __init__(self, info: ObjectInfo, spool: Spool) -> None:
+    def __init__(self, info: ObjectInfo, spool: Spool, head: bytes = b"") -> None:
         self.info = info
+        self.head = head
         self.spool: Spool | None = spool
         self.given_up: StoreError | None = None
         self._grown = asyncio.Event()
@@ -46,14 +49,26 @@ class Flow:
 
     @property
     def written(self) -> int:
-        """How many bytes can be read from the spool."""
-        return 0 if self.spool is None else self.spool.written
+        """How many bytes can be read."""
+        return 0 if self.spool is None else max(self.spool.written, len(self.head))
 
     async def grown(self, beyond: int) -> int:
         """Wait until more than ``beyond`` bytes can be read, or the flow is over; gives how many."""
         while not self.is_over and self.written <= beyond:
             await self._grown.wait()
         return self.written
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes that can be read.
+
+        Raises:
+            OSError, ValueError: the flow is over, and its file is gone.
+        """
+        if offset + length <= len(self.head):
+            return self.head[offset : offset + length]
+        if self.spool is None:
+            raise ValueError("the flow is over")
+        return await self.spool.read(offset, length)
 
     async def over(self) -> None:
         """Wait for the end."""
@@ -68,6 +83,7 @@ class Flow:
         """Nothing more comes; more than once is fine."""
         if not self.is_over:
             self.given_up = given_up
+            self.head = b""
             self.spool = None
             self._over.set()
             self._grown.set()

@@ -113,7 +113,7 @@ class SharedReading:
             until = min(there, offset + PIECE_BYTES)
             if flow.spool is not None and not (last_is_held and until == end):
                 try:
-                    piece = await flow.spool.read(offset, until - offset)
+                    piece = await flow.read(offset, until - offset)
                 except (OSError, ValueError):
                     pass  # the flow came to its end while we read, and its file is gone
                 else:

@@ -14,7 +14,7 @@ __all__ = ["KEPT_BYTES", "keep_freed_memory"]
 
 _MIB: Final = 1024 * 1024
 #: The most that stays with the process at the end of its heap although nobody uses it.
-KEPT_BYTES: Final = 32 * _MIB
+KEPT_BYTES: Final = 48 * _MIB
 #: Larger ones are mapped, and unmapped when they are freed; the most that glibc accepts.
 _MAPPED_FROM_BYTES: Final = 32 * _MIB
 # Of mallopt(3).

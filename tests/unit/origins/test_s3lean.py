@@ -37,9 +37,7 @@ async def test_an_endpoint_is_derived_once_for_all_keys_of_a_bucket():
         await origin.close()
 
 
-@pytest.mark.parametrize(
-    ("path_style", "host"), [(True, "s3.eu-west-3.amazonaws.com/b-1"), (False, "b-1.s3.")]
-)
+@pytest.mark.parametrize(("path_style", "host"), [(True, "s3.eu-west-3.amazonaws.com/b-1"), (False, "b-1.s3.")])
 async def test_each_bucket_has_an_endpoint_of_its_own(path_style, host):
     settings = S3Settings("b-1", region="eu-west-3", path_style=path_style, access_key_id="a", secret_access_key="b")
     origin = S3Client(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from typing import Any
 from benchmarks.children import Child
 from tiered_store import Client, StoreError
 
-__all__ = ["MEMORY_ORIGIN", "Daemon", "WrongTier", "clean_environment", "config_text", "tier_hits"]
+__all__ = ["MEMORY_ORIGIN", "Daemon", "Settings", "WrongTier", "clean_environment", "config_text", "tier_hits"]
+
+#: By section and name; the rules for prefixes are an array of tables.
+Settings = Mapping[str, "Mapping[str, object] | Sequence[Mapping[str, object]]"]
 
 PLACES = ("memory", "disk", "origin")
 MEMORY_ORIGIN = {"origin": {"backend": "memory"}}
@@ -33,7 +36,7 @@ class Daemon:
             file, from ``--data-dir`` and ``--socket`` alone.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    def __init__(self, directory: Path, settings: Settings | None = None) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.socket_path = directory / "store.sock"
@@ -104,14 +107,16 @@ def tier_hits(stats: Mapping[str, Any]) -> dict[str, int]:
     return {place: int(stats[place]["hits"]) for place in PLACES}
 
 
-def config_text(settings: Mapping[str, Mapping[str, object]]) -> str:
+def config_text(settings: Settings) -> str:
     """TOML of plain settings: numbers, booleans and texts without quotes in them."""
     lines = []
-    for section, values in settings.items():
-        lines.append(f"[{section}]")
-        for name, value in values.items():
-            text = str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else value
-            lines.append(f"{name} = {text}")
+    for section, value in settings.items():
+        is_table = isinstance(value, Mapping)
+        for table in [value] if isinstance(value, Mapping) else value:
+            lines.append(f"[{section}]" if is_table else f"[[{section}]]")
+            for name, setting in table.items():
+                is_text = isinstance(setting, str)
+                lines.append(f"{name} = " + (f'"{setting}"' if is_text else str(setting).lower()))
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from benchmarks.children import NotStarted, place
-from benchmarks.daemon import MEMORY_ORIGIN, Daemon
+from benchmarks.daemon import MEMORY_ORIGIN, Daemon, Settings
 from benchmarks.data import MIB
 from benchmarks.peers import Peer, start_peers
 from benchmarks.ping import PingPong
@@ -119,7 +119,7 @@ class Field:
         return self._s3
 
     @contextmanager
-    def running(self, name: str, settings: Mapping[str, Mapping[str, object]] | None) -> Iterator[Daemon]:
+    def running(self, name: str, settings: Settings | None) -> Iterator[Daemon]:
         """One more daemon, placed with the others while it runs, and stopped afterwards."""
         daemon = self._start(name, settings)
         try:
@@ -128,7 +128,7 @@ class Field:
             self._daemons.remove(daemon)  # its pid may be somebody else's from now on
             daemon.stop()
 
-    def _start(self, name: str, settings: Mapping[str, Mapping[str, object]] | None) -> Daemon:
+    def _start(self, name: str, settings: Settings | None) -> Daemon:
         daemon = Daemon(self.directory / name, settings)
         self._daemons.append(daemon)
         return daemon

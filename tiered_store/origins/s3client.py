@@ -24,7 +24,7 @@ from tiered_store.aio.offload import Offload
 from tiered_store.errors import OriginUnavailable
 from tiered_store.origins.s3credentials import ChainCredentials
 from tiered_store.origins.s3errors import REFUSED_CREDENTIALS
-from tiered_store.origins.s3lean import USER_AGENT, keep_endpoints, parse_dates_quickly
+from tiered_store.origins.s3lean import USER_AGENT, PiecewiseSession, keep_endpoints, parse_dates_quickly
 from tiered_store.origins.s3settings import S3Settings
 
 __all__ = ["S3Client"]
@@ -161,4 +161,5 @@ def _config(settings: S3Settings) -> AioConfig:
         response_checksum_validation="when_required",
         connector_args={"keepalive_timeout": _KEEPALIVE_S},
         user_agent=USER_AGENT,
+        http_session_cls=PiecewiseSession,
     )

@@ -94,7 +94,7 @@ def _peak_kib(process: Path) -> int:
 
 
 def s3_write_back(field: Field) -> list[Row]:
-    """64 KiB while each request to the origin takes 100 ms, acknowledged by the journal; beside a directory as origin."""
+    """64 KiB while each request to the origin takes 100 ms: the journal acknowledges; beside a directory as origin."""
     server = field.s3_server()
     if server is None:
         return []

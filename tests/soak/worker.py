@@ -13,6 +13,7 @@ from tiered_store import Client, NotFound, StoreError
 
 _KEYS, _ARTIFACTS = 60, 40
 _TIMEOUT_S = 20.0
+_AFTER_ERROR_S = 0.02
 _DO_OFTEN = {
     "get": 44,
     "put": 22,
@@ -65,6 +66,7 @@ class Worker:
                 getattr(self, f"_{name}")(self._chance.choice(list(self.keys.values())))
             except StoreError as error:
                 self.record.errors[type(error).__name__] += 1
+                self._stop.wait(_AFTER_ERROR_S)
             except Exception as error:
                 self.record.wrong.append(f"{name}: {error!r}")
             else:

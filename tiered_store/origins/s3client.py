@@ -136,7 +136,7 @@ def _ask_here_only(params: Any, **_: object) -> None:
 def _send_at_once(params: Any, **_: object) -> None:
     """Do not ask first whether a small body would be taken (``Expect``): that is a round trip for each of them."""
     body = params.get("body")
-    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _ASK_ABOVE_BYTES:
+    if isinstance(body, io.BytesIO) and len(body.getvalue()) <= _ASK_ABOVE_BYTES:
         params["headers"].pop("Expect", None)
 
 

@@ -9,6 +9,7 @@ is sent or understood. Without it everything works, only slower, and with more m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ from typing import Any, Final
 import aiobotocore
 import botocore
 from aiobotocore.httpsession import AIOHTTPSession
+from botocore.exceptions import ReadTimeoutError
 from botocore.utils import parse_timestamp
 
 __all__ = ["USER_AGENT", "PiecewiseSession", "keep_endpoints", "parse_dates_quickly"]
@@ -33,22 +35,34 @@ _PIECE_BYTES: Final = 256 * 1024
 
 
 class PiecewiseSession(AIOHTTPSession):  # type: ignore[misc]
-    """The SDK's way to servers, with large bodies sent piece by piece, each when the one before has gone."""
+    """The SDK's way to servers, with large bodies sent piece by piece, and none to a server that has fallen silent.
+
+    The SDK's read timeout begins when a request has been sent. One whose server does not take the body, or does not
+    say that it would (``Expect``), would never end. Here each piece has as long as an answer has, the first one too.
+    """
 
     async def send(self, request: Any) -> Any:
         """Send a request that has been signed; gives the answer."""
         body = request.body
         if isinstance(body, BytesIO):  # the SDK's dress for bytes; this gives them back as they are
             body = body.getvalue()
-        if isinstance(body, bytes) and len(body) > _PIECE_BYTES:
-            request.body = _pieces(body)  # its length is a field of the request by now
-        return await super().send(request)
+        if not isinstance(body, bytes) or len(body) <= _PIECE_BYTES:
+            return await super().send(request)
+        silence_s: float = self._timeout.sock_read
+        try:
+            async with asyncio.timeout(silence_s) as limit:
+                request.body = _pieces(body, limit, silence_s)  # its length is a field of the request by now
+                return await super().send(request)
+        except TimeoutError as error:
+            raise ReadTimeoutError(endpoint_url=request.url, error=error) from error
 
 
-async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
-    view = memoryview(body)
+async def _pieces(body: bytes, limit: asyncio.Timeout, silence_s: float) -> AsyncIterator[memoryview]:
+    now, view = asyncio.get_running_loop().time, memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
+        limit.reschedule(now() + silence_s)
         yield view[start : start + _PIECE_BYTES]
+    limit.reschedule(now() + 2 * silence_s)  # for the last ones to leave, and for the answer
 
 
 def keep_endpoints(client: Any) -> None:

@@ -9,10 +9,22 @@ import pytest
 from aiobotocore.session import AioSession
 from botocore.utils import parse_timestamp
 
+from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.s3 import shared_server
+from tiered_store.aio.offload import Offload
+from tiered_store.errors import OriginUnavailable
+from tiered_store.origins.base import PutHeaders
+from tiered_store.origins.s3 import S3Origin
 from tiered_store.origins.s3client import S3Client
 from tiered_store.origins.s3lean import parse_dates_quickly
 from tiered_store.origins.s3settings import S3Settings
+
+
+@pytest.fixture
+async def offload():
+    offload = Offload(1, "test")
+    yield offload
+    await offload.close()
 
 
 def test_the_rules_for_endpoints_look_at_no_key_and_at_no_prefix():
@@ -23,24 +35,24 @@ def test_the_rules_for_endpoints_look_at_no_key_and_at_no_prefix():
         assert f"{{{name}}}" not in json.dumps(rules["rules"])
 
 
-async def test_an_endpoint_is_derived_once_for_all_keys_of_a_bucket():
-    origin = S3Client(shared_server().settings())
+async def test_an_endpoint_is_derived_once_for_all_keys_of_a_bucket(offload):
+    origin = S3Client(shared_server().settings(), offload)
     await origin.start()
     try:
         kept = origin.s3._ruleset_resolver._provider.resolve_endpoint.cache_info
-        await origin.s3.put_object(Bucket=origin._settings.bucket, Key="a", Body=b"1")
+        await origin.s3.put_object(Bucket=origin.settings.bucket, Key="a", Body=b"1")
         before = kept().misses
         for name in ("b", "c/d"):
-            await origin.s3.put_object(Bucket=origin._settings.bucket, Key=name, Body=b"1")
+            await origin.s3.put_object(Bucket=origin.settings.bucket, Key=name, Body=b"1")
         assert kept().misses == before
     finally:
         await origin.close()
 
 
 @pytest.mark.parametrize(("path_style", "host"), [(True, "s3.eu-west-3.amazonaws.com/b-1"), (False, "b-1.s3.")])
-async def test_each_bucket_has_an_endpoint_of_its_own(path_style, host):
+async def test_each_bucket_has_an_endpoint_of_its_own(path_style, host, offload):
     settings = S3Settings("b-1", region="eu-west-3", path_style=path_style, access_key_id="a", secret_access_key="b")
-    origin = S3Client(settings)
+    origin = S3Client(settings, offload)
     await origin.start()
     try:
         for key in ("x", "y"):
@@ -92,3 +104,23 @@ def test_the_session_is_the_usual_one():
     parse_dates_quickly(core)
     assert aioboto3.Session(botocore_session=core)._session is core
     assert "timestamp_parser" not in AioSession().get_component("response_parser_factory")._defaults
+
+
+@pytest.mark.parametrize("ends", ["connection", "request body"])
+@pytest.mark.parametrize("size", [300 * 1024, 9 * 1024 * 1024])
+async def test_a_server_that_does_not_take_a_body_is_given_up(ends, size, offload):
+    """It would not answer whether it takes it, or would stop in the middle; the SDK would wait for ever."""
+    proxy = FaultProxy(shared_server().port)
+    settings = shared_server().settings(endpoint_url=proxy.url, read_timeout_s=0.5, part_bytes=8 * 1024 * 1024)
+    origin = S3Origin(settings, offload)
+    await origin.start()
+    try:
+        proxy.set(Fault(ends, "silence"))
+        with pytest.raises(OriginUnavailable):
+            await origin.put("a", bytes(size), PutHeaders())
+        proxy.set()
+        await origin.put("a", b"x" * size, PutHeaders())
+        assert (await origin.stat("a")).size == size
+    finally:
+        await origin.close()
+        proxy.close()

@@ -4,14 +4,14 @@
 PYTHON ?= python3
 # `make test` fails when less of the package's branches is covered, in percent.
 COVERAGE_MIN ?= 92
-# More arguments for serve, test, bench and demo: make test ARGS="-k codec -x"
+# More arguments for serve, test, bench, soak and demo: make test ARGS="-k codec -x"
 ARGS ?=
 
 VENV_PYTHON := .venv/bin/python
 venv = @$(PYTHON) scripts/venv.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench clean
+.PHONY: help demo serve test lint bench soak clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,10 @@ lint: ## Check style, format, types and the direction of imports
 bench: ## Measure it beside Redis, memcached and nginx, where they are installed (benchmarks/README.md)
 	$(venv) bench
 	@$(VENV_PYTHON) -m benchmarks --json benchmarks/results/latest.json $(ARGS)
+
+soak: ## Ten minutes of everything at once, with faults and kills, against a model (ARGS="--seconds 60 --seed 1")
+	$(venv) test
+	@$(VENV_PYTHON) -m tests.soak $(ARGS)
 
 clean: ## Remove the virtual environment and what the tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist .coverage .coverage.*

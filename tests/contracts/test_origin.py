@@ -81,7 +81,10 @@ class TestPutAndRead:
         await origin.put("big", data, NOTHING_SAID)
         read = await origin.open("big")
         assert read is not None
-        assert [len(chunk) async for chunk in read.chunks()] == [CHUNK_BYTES, CHUNK_BYTES, 5]
+        chunks = [chunk async for chunk in read.chunks()]
+        assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in chunks)
+        assert len(chunks) <= 4
+        assert b"".join(chunks) == data
         await read.close()
 
     async def test_an_overwrite_replaces_bytes_and_metadata(self, origin: Origin) -> None:
@@ -169,7 +172,8 @@ class TestConditionalReads:
 
 class TestReadsInProgress:
     @pytest.mark.parametrize("form", ["bytes", "memfd"])
-    async def test_a_read_is_of_one_version(self, origin: Origin, form: str) -> None:
+    async def test_a_read_is_of_one_version(self, origin: Origin, kind: str, form: str) -> None:
+        """Or, where it comes in several requests, ends in an error."""
         data = pattern(3 * CHUNK_BYTES)
         await origin.put("a", data if form == "bytes" else memfd_body(data), DESCRIBED)
         read = await origin.open("a")
@@ -177,8 +181,12 @@ class TestReadsInProgress:
         chunks = read.chunks()
         parts = [await anext(chunks)]
         await origin.put("a", b"new", NOTHING_SAID)
-        parts += [chunk async for chunk in chunks]
-        assert b"".join(parts) == data
+        if kind in BLIND:
+            with pytest.raises(OriginUnavailable, match="overwritten"):
+                [chunk async for chunk in chunks]
+        else:
+            parts += [chunk async for chunk in chunks]
+            assert b"".join(parts) == data
         assert read.info.metadata == DESCRIBED.metadata
         await read.close()
 

@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-__all__ = ["CHUNK_BYTES", "Fetch", "Ranges", "Stream", "Tokens"]
+__all__ = ["CHUNK_BYTES", "FIRST_CHUNK_BYTES", "Fetch", "Ranges", "Stream", "Tokens"]
 
 #: The most that a read hands out at once; also what one fill holds in memory.
 CHUNK_BYTES: Final = 1024 * 1024
 #: The first chunk is smaller, so that whoever waits for a first byte does not wait for a whole one; as much as a
 #: spool writes at once.
-_FIRST_CHUNK_BYTES: Final = 256 * 1024
+FIRST_CHUNK_BYTES: Final = 256 * 1024
 #: Ranges on their way at once for one read, besides the one that is being handed out.
 _AHEAD: Final = 4
 
@@ -106,7 +106,7 @@ class Ranges:
         if self._begun:
             self._plan()
         else:  # the first chunk shall not have to arrive among all the others
-            self._begun, chunk_bytes = True, _FIRST_CHUNK_BYTES
+            self._begun, chunk_bytes = True, FIRST_CHUNK_BYTES
         while not self._ready:
             if self._left and self._stream is not None:
                 wanted = min(chunk_bytes, self._left)

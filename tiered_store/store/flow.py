@@ -34,7 +34,7 @@ class Flow:
         given_up: why the fill starts anew without it; None while it grows, and where it ended with the fill.
     """
 
-    def __init__(self, info: ObjectInfo, spool: Spool, head: bytes = b"") -> None:
+    def __init__(self, info: ObjectInfo, spool: Spool, head: bytes) -> None:
         self.info = info
         self.head = head
         self.spool: Spool | None = spool

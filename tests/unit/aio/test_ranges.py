@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.origins import pattern
 from tests.support.store import settle
-from tiered_store.aio.ranges import CHUNK_BYTES, Ranges, Tokens
+from tiered_store.aio.ranges import CHUNK_BYTES, FIRST_CHUNK_BYTES, Ranges, Tokens
 
 PART = CHUNK_BYTES
 DATA = pattern(6 * PART + 5)
@@ -63,6 +63,11 @@ async def read_all(ranges: Ranges) -> bytes:
     return data
 
 
+async def begin(ranges: Ranges) -> bytes:
+    """The first range, in two chunks: behind the first of them the next range is asked for, and so on."""
+    return await ranges.next() + await ranges.next()
+
+
 @pytest.mark.parametrize("tokens", [None, 0, 1, 3, 100])
 @pytest.mark.parametrize("first_bytes", [1, PART, 2 * PART + 3])
 async def test_all_of_it_in_order(tokens: int | None, first_bytes: int) -> None:
@@ -75,22 +80,40 @@ async def test_all_of_it_in_order(tokens: int | None, first_bytes: int) -> None:
         assert [there.take() for _ in range(tokens + 1)] == [True] * tokens + [False]
 
 
+async def test_the_first_chunk_is_small_and_waits_for_no_other_range() -> None:
+    source = Source()
+    ranges = source.ranges(Tokens(4))
+    assert await ranges.next() == DATA[:FIRST_CHUNK_BYTES]
+    await settle(50)
+    assert source.asked == []
+    assert await ranges.next() == DATA[FIRST_CHUNK_BYTES:PART]
+    await settle(50)
+    assert source.asked == [PART]
+    await ranges.close()
+
+
 async def test_no_more_ahead_than_tokens_allow() -> None:
     source = Source()
-    ranges = source.ranges(Tokens(2))
-    assert await ranges.next() == DATA[:PART]
+    ranges = source.ranges(Tokens(2), first_bytes=3 * PART)
+    source.held = {3 * PART}
+    received = await begin(ranges) + await ranges.next() + await ranges.next()
     await settle(50)
-    assert source.asked == [PART, 2 * PART]
+    assert source.asked == [3 * PART, 4 * PART]
+    source.go.set()
+    assert received + await read_all(ranges) == DATA
     await ranges.close()
 
 
 async def test_two_reads_share_the_tokens() -> None:
     source, tokens = Source(), Tokens(3)
+    source.held = set(range(0, len(DATA), PART))
     one, two = source.ranges(tokens), source.ranges(tokens)
-    await asyncio.gather(one.next(), two.next())
+    assert await begin(one) == await begin(two) == DATA[:PART]
+    rest = [asyncio.create_task(read_all(ranges)) for ranges in (one, two)]
     await settle(50)
     assert len(source.asked) == 3
-    assert await asyncio.gather(read_all(one), read_all(two)) == [DATA[PART:]] * 2
+    source.go.set()
+    assert await asyncio.gather(*rest) == [DATA[PART:]] * 2
     await one.close()
     await two.close()
 
@@ -111,8 +134,10 @@ async def test_closing_ends_what_is_ahead() -> None:
     source, tokens = Source(), Tokens(3)
     source.held = {2 * PART}
     ranges = source.ranges(tokens)
+    await begin(ranges)
     await ranges.next()
     await settle(50)
+    assert source.asked == [PART, 2 * PART, 3 * PART]
     await ranges.close()
     await ranges.close()
     assert await ranges.next() == b""
@@ -125,7 +150,7 @@ async def test_a_reader_that_is_cancelled_waiting_for_a_range() -> None:
     source, tokens = Source(), Tokens(1)
     source.held = {PART}
     ranges = source.ranges(tokens)
-    await ranges.next()
+    await begin(ranges)
     waiting = asyncio.create_task(ranges.next())
     await settle()
     waiting.cancel()
@@ -139,7 +164,7 @@ async def test_what_broke_is_gone_on_with() -> None:
     source = Source()
     source.short = {3 * PART}
     ranges = source.ranges(Tokens(2))
-    received = b"".join([await ranges.next() for _ in range(3)])
+    received = b"".join([await ranges.next() for _ in range(4)])
     with pytest.raises(EOFError):
         await ranges.next()
     source.short = set()

@@ -196,6 +196,7 @@ class Ranges:
         self._ahead.clear()
         self._ready.clear()
         self._left = 0
+        self._planned = self._end
         for task in tasks:
             task.cancel()
             self._give()

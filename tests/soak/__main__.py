@@ -27,7 +27,7 @@ from tests.support.s3 import KEY_ID, SECRET, S3Server, s3_server
 from tiered_store import StoreError
 
 _WORKERS = 4
-_PREFIXES = ["sessions/", "cache/"]
+_PREFIXES = ["sessions/", "cache/", "back/"]
 _SETTLE_S = 60.0
 #: A daemon that is younger is still filling its tiers, of which each large object is a descriptor.
 _LEVEL_AFTER_S = 60.0
@@ -113,6 +113,10 @@ class Soak:
         proxy.set()
         findings = self._judge(workers)
         _check_reads(daemon, workers, findings)
+        try:
+            findings.lines.append(f"{daemon.client().flush(_SETTLE_S):,} puts were in the journal")
+        except StoreError as error:
+            findings.wrong.append(f"the journal does not get empty: {error!r}")
         _check_origin(server.client, bucket, workers, findings)
         code = daemon.stop()
         if code:
@@ -185,7 +189,7 @@ def _config(bucket: str, url: str) -> dict[str, Any]:
         },
         "memory": {"max_bytes": "16MiB"},  # both tiers are to forget
         "disk": {"max_bytes": "64MiB"},
-        "policies": [{"prefix": "sessions/", "ttl_s": 1}],
+        "policies": [{"prefix": "sessions/", "ttl_s": 1}, {"prefix": "back/", "ttl_s": 1, "write_back": True}],
     }
 
 

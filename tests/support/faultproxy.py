@@ -372,7 +372,7 @@ async def _forward(
         is_last = end is not None and offset + len(data) > end
         if is_last:
             del data[max((end or 0) - offset, 0) :]
-        writer.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked and data else data)
+        writer.write(b"%x\r\n%b\r\n" % (len(data), bytes(data)) if is_chunked and data else data)
         await writer.drain()
         if is_last:
             raise _End(how)

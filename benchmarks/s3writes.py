@@ -61,6 +61,7 @@ def _change(path: Path) -> None:
 
 def _artifact(daemon: Daemon, path: Path, grown: list[float]) -> Turn:
     process = Path(f"/proc/{daemon.child.pid}")
+    daemon.client.delete(daemon.client.put_artifact(b"loads what an upload needs"))
     before = _peak_kib(process)
 
     def turn() -> float:

@@ -166,7 +166,9 @@ class Soak:
             values = [getattr(sample, what) for sample in self._samples]
             if half:
                 before, after = statistics.median(values[:half]), statistics.median(values[half:])
-                findings.lines.append(f"{what}: median {before:.0f}, later {after:.0f}; at most {max(values):.0f}")
+                quarters = [values[len(values) * part // 4 :][: half // 2 or 1] for part in range(4)]
+                medians = ", ".join(f"{statistics.median(quarter):.0f}" for quarter in quarters)
+                findings.lines.append(f"{what}: medians of four quarters {medians}; at most {max(values):.0f}")
                 if self._seconds / 2 > _LEVEL_AFTER_S and after > before + most:
                     findings.wrong.append(f"{what} grew from {before:.0f} to {after:.0f}")
         if not done.total() or len(done) < 6:

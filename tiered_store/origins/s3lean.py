@@ -38,7 +38,7 @@ class PiecewiseSession(AIOHTTPSession):  # type: ignore[misc]
     """The SDK's way to servers, with large bodies sent piece by piece, and none to a server that has fallen silent.
 
     The SDK's read timeout begins when a request has been sent. One whose server does not take the body, or does not
-    say that it would (``Expect``), would never end. Here each piece has as long as an answer has, the first one too.
+    say that it would (``Expect``), would never end. Here each piece has as long as a connection and an answer have.
     """
 
     async def send(self, request: Any) -> Any:
@@ -46,23 +46,25 @@ class PiecewiseSession(AIOHTTPSession):  # type: ignore[misc]
         body = request.body
         if isinstance(body, BytesIO):  # the SDK's dress for bytes; this gives them back as they are
             body = body.getvalue()
-        if not isinstance(body, bytes) or len(body) <= _PIECE_BYTES:
+        if not isinstance(body, bytes) or not body:
             return await super().send(request)
-        silence_s: float = self._timeout.sock_read
+        patience_s: float = self._timeout.sock_connect + self._timeout.sock_read
+        small = len(body) <= _PIECE_BYTES
         try:
-            async with asyncio.timeout(silence_s) as limit:
-                request.body = _pieces(body, limit, silence_s)  # its length is a field of the request by now
+            async with asyncio.timeout(2 * patience_s if small else patience_s) as limit:
+                if not small:
+                    request.body = _pieces(body, limit, patience_s)  # its length is a field of the request by now
                 return await super().send(request)
         except TimeoutError as error:
             raise ReadTimeoutError(endpoint_url=request.url, error=error) from error
 
 
-async def _pieces(body: bytes, limit: asyncio.Timeout, silence_s: float) -> AsyncIterator[memoryview]:
+async def _pieces(body: bytes, limit: asyncio.Timeout, patience_s: float) -> AsyncIterator[memoryview]:
     now, view = asyncio.get_running_loop().time, memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
-        limit.reschedule(now() + silence_s)
+        limit.reschedule(now() + patience_s)
         yield view[start : start + _PIECE_BYTES]
-    limit.reschedule(now() + 2 * silence_s)  # for the last ones to leave, and for the answer
+    limit.reschedule(now() + 2 * patience_s)  # for the last ones to leave, and for the answer
 
 
 def keep_endpoints(client: Any) -> None:

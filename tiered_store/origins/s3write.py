@@ -8,9 +8,8 @@ cancelled, so that nothing is left that would be paid for and never seen.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tiered_store.aio.offload import Offload
@@ -29,19 +28,6 @@ COPY_MAX_BYTES: Final = 5 * 1024**3
 #: Parts of a copy are moved inside the origin, so they may be large.
 _COPY_PART_BYTES: Final = 512 * 1024**2
 _ABORT_TIMEOUT_S: Final = 10.0
-
-
-class _Watched(io.BytesIO):
-    """Bytes to be sent, and what to call whenever some of them are taken."""
-
-    def __init__(self, data: bytes, taken: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._taken = taken
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """As ``BytesIO`` does."""
-        self._taken()
-        return super().read(size)
 
 
 class S3Writer:
@@ -67,7 +53,7 @@ class S3Writer:
             return await self._in_parts(where, arguments, size, body)
         async with self._parts:
             data = await self._read(body, 0, size)
-            answer = await self._send(self._s3.put_object, data, {**where, **arguments})
+            answer = await self._s3.put_object(**where, **arguments, Body=data)
         return str(needed(answer, "ETag"))
 
     async def copy_in_parts(self, key: str, source: Mapping[str, Any], size: int, arguments: Mapping[str, Any]) -> str:
@@ -124,22 +110,8 @@ class S3Writer:
                 )
             return str(etag)
         data = await self._read(source, offset, length)
-        answer = await self._send(self._s3.upload_part, data, {**upload, "PartNumber": number})
+        answer = await self._s3.upload_part(**upload, PartNumber=number, Body=data)
         return str(needed(answer, "ETag"))
-
-    async def _send(
-        self, request: Callable[..., Awaitable[Mapping[str, Any]]], data: bytes, arguments: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """Make a request with a body. The SDK bounds the wait for an answer, but not for a server that takes no bytes.
-
-        Raises:
-            TimeoutError: none were taken for longer than a connection and an answer may take.
-        """
-        loop = asyncio.get_running_loop()
-        patience_s = self._settings.connect_timeout_s + 2 * self._settings.read_timeout_s
-        async with asyncio.timeout(patience_s) as limit:
-            body = _Watched(data, lambda: limit.reschedule(loop.time() + patience_s))
-            return await request(**arguments, Body=body)
 
     async def _read(self, body: Body, offset: int, length: int) -> bytes:
         if isinstance(body, bytes):

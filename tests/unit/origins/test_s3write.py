@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,10 +13,8 @@ from tests.support.matrix import direct
 from tests.support.origins import NOTHING_SAID, pattern
 from tests.support.processes import MIB
 from tests.support.s3 import S3Server, shared_server
-from tiered_store.aio.offload import Offload
 from tiered_store.errors import OriginUnavailable
 from tiered_store.origins.s3settings import S3Settings
-from tiered_store.origins.s3write import S3Writer
 
 
 @pytest.fixture
@@ -51,16 +48,11 @@ async def test_a_server_that_stops_to_take_bytes(proxy: FaultProxy, settings: S3
         await origin.put("b", b"new", NOTHING_SAID)
 
 
-async def test_a_slow_server_is_waited_for(settings: S3Settings) -> None:
+async def test_a_slow_server_is_waited_for(proxy: FaultProxy, settings: S3Settings) -> None:
     """As long as it takes some bytes now and then, however long all of them take."""
-
-    class Slow:
-        async def put_object(self, Body: io.BytesIO, **_: object) -> dict[str, str]:  # noqa: N803 - the SDK's name
-            while Body.read(1):
-                await asyncio.sleep(0.1)
-            return {"ETag": '"1"'}
-
-    offload = Offload(1, "test")
-    writer = S3Writer(Slow(), replace(settings, connect_timeout_s=0.3, read_timeout_s=0.3), offload)
-    assert await writer.put("a", bytes(15), {}) == '"1"'
-    await offload.close()
+    patient = replace(settings, connect_timeout_s=1.0, read_timeout_s=1.0)
+    async with direct(patient) as origin:
+        proxy.set(Fault(bytes_per_s=4 * MIB))
+        await origin.put("a", bytes(16 * MIB), NOTHING_SAID)
+        proxy.set()
+        assert (await origin.stat("a")).size == 16 * MIB

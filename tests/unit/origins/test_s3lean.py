@@ -1,11 +1,15 @@
 """What is left out of a request must not be missed: endpoints of every key, dates of every kind."""
 
+import asyncio
+import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import aioboto3
 import botocore.session
 import pytest
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.utils import parse_timestamp
 
@@ -16,7 +20,7 @@ from tiered_store.errors import OriginUnavailable
 from tiered_store.origins.base import PutHeaders
 from tiered_store.origins.s3 import S3Origin
 from tiered_store.origins.s3client import S3Client
-from tiered_store.origins.s3lean import parse_dates_quickly
+from tiered_store.origins.s3lean import PiecewiseSession, parse_dates_quickly
 from tiered_store.origins.s3settings import S3Settings
 
 
@@ -124,3 +128,20 @@ async def test_a_server_that_does_not_take_a_body_is_given_up(ends, size, offloa
     finally:
         await origin.close()
         proxy.close()
+
+
+async def test_a_slow_server_is_waited_for(monkeypatch):
+    """As long as it takes some bytes now and then, however long all of them take."""
+    taken = []
+
+    async def slow(_, request):
+        async for piece in request.body:
+            taken.append(len(piece))
+            await asyncio.sleep(0.1)
+        return "answer"
+
+    monkeypatch.setattr(AIOHTTPSession, "send", slow)
+    session = PiecewiseSession(timeout=(0.3, 0.3))
+    request = SimpleNamespace(body=io.BytesIO(bytes(15 * 256 * 1024)), url="http://there")
+    assert await session.send(request) == "answer"
+    assert taken == [256 * 1024] * 15

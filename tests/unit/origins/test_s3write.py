@@ -46,13 +46,3 @@ async def test_a_server_that_stops_to_take_bytes(proxy: FaultProxy, settings: S3
         assert caught.value.retryable
         proxy.set()
         await origin.put("b", b"new", NOTHING_SAID)
-
-
-async def test_a_slow_server_is_waited_for(proxy: FaultProxy, settings: S3Settings) -> None:
-    """As long as it takes some bytes now and then, however long all of them take."""
-    patient = replace(settings, connect_timeout_s=1.0, read_timeout_s=1.0)
-    async with direct(patient) as origin:
-        proxy.set(Fault(bytes_per_s=4 * MIB))
-        await origin.put("a", bytes(16 * MIB), NOTHING_SAID)
-        proxy.set()
-        assert (await origin.stat("a")).size == 16 * MIB

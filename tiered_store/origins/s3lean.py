@@ -3,8 +3,10 @@
 Most of a small read's time is the SDK's own Python. Three things in it are done anew for each request although they
 come out alike, or in a dear way: the endpoint is derived from rules, whose answer is kept under all parameters, the key
 among them; the ``User-Agent`` is composed, twice; dates go through a parser that guesses at their format. And a large
-body is read from a file object in memory in a thousand small pieces, each by way of a thread. Nothing here changes what
-is sent or understood. Without it everything works, only slower, and with more memory.
+body is read from a file object in memory in small pieces, each by way of a thread.
+
+But for the ``User-Agent``, nothing here changes what is sent or understood. Without it everything works, only slower,
+and with more memory; except that an upload to a server that has fallen silent would not end.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class TaskSet:
             error = WorkCancelled() if task.cancelled() else task.exception()
             if answer.done():  # the caller was cancelled; a fault is seen here or nowhere
                 if error is not None:
-                    _log.warning("%s failed after its caller had gone: %s", self._what, error)
+                    reason = str(error) or type(error).__name__
+                    _log.warning("%s failed after its caller had gone: %s", self._what, reason)
                 return
             if error is None:
                 answer.set_result(task.result())

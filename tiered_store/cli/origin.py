@@ -111,6 +111,8 @@ def abort_uploads(context: click.Context, file: Path | None, age_s: float, dry_r
     except ConfigError as error:
         click.echo(str(error), err=True)
         context.exit(USAGE)
+    for notice in loaded.notices:
+        warn(notice)
     if loaded.config.origin.backend != "s3":
         warn(f"origin.backend is {loaded.config.origin.backend!r}: only an S3 origin has unfinished uploads")
         context.exit(USAGE)

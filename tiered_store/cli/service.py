@@ -42,7 +42,7 @@ def _directory(context: click.Context, option: click.Parameter, value: str | Non
     type=click.Path(),
     callback=_directory,
     metavar="DIR",
-    help="Keep the origin and the disk tier in DIR/origin and DIR/cache.",
+    help="Keep the origin, the disk tier and the journal in DIR/origin, DIR/cache and DIR/journal.",
 )
 @click.pass_context
 def serve(context: click.Context, file: Path | None, socket: str | None, data_dir: Path | None) -> None:

@@ -60,7 +60,8 @@ def _check_place(section: S3Section, faulty: Collection[str]) -> Iterator[Findin
         if provider:
             yield "s3.endpoint_url", f"is missing; provider {provider!r} needs it, such as 'https://host:9000'"
         elif "s3.region" not in faulty:
-            message = "nothing says where the bucket is; set the provider (such as 'aws'), or s3.endpoint_url"
+            message = "nothing says where the bucket is; set the provider (such as 'aws'), or s3.endpoint_url, or "
+            message += "s3.region for AWS"
             yield "s3.provider", message
     endpoint = preset.endpoint or ""
     if "{account}" in endpoint and not section.account:

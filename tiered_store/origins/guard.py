@@ -76,12 +76,18 @@ class GuardedOrigin:
     async def _probe(self) -> None:
         try:
             entered = self._attempts.enter()
-            await self._attempts.once(entered, self._telling(lambda: self._origin.stat(_PROBE_NAME)))
+            await self._attempts.once(entered, self._telling(self._ask))
         except NotFound:
             return
         except StoreError as error:
             event = "the origin does not answer" if error.retryable else "the origin refuses"
             _log.warning("%s; what is cached is served", event, extra={"error": error.message})
+
+    async def _ask(self) -> None:
+        """Read: a bucket's refusal of a ``stat`` has no text, and a missing bucket looks like a missing object."""
+        read = await self._origin.open(_PROBE_NAME)
+        if read is not None:
+            await read.close()
 
     async def stat(self, name: str) -> ObjectInfo:
         """See ``Origin.stat``."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import OriginUnavailable
@@ -80,7 +80,8 @@ class S3Client:
             self.s3 = await self._stack.enter_async_context(client)
             keep_endpoints(self.s3)
         except (BotoCoreError, ValueError) as error:
-            raise OriginUnavailable(f"the S3 origin's settings do not fit: {error}", retryable=False) from error
+            hint = "; see AWS_PROFILE" if isinstance(error, ProfileNotFound) else ""
+            raise OriginUnavailable(f"the S3 origin's settings do not fit: {error}{hint}", retryable=False) from error
         self._take_place()
         events = self.s3.meta.events
         events.register("before-sign.s3.DeleteObjects", _with_md5)

@@ -164,7 +164,8 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
     if status == 403:
         named = _NAMED_ACTION.search(message)  # AWS says which, and it may be one of the key's that encrypts
         action = named[0] if named else _ACTIONS.get(operation, operation)
-        text = f"the origin forbids {operation}; the credentials need {action} on the bucket {settings.bucket!r}"
+        lack = "are wrong, or need" if code == "403" else "need"  # the answer to a HEAD does not say which
+        text = f"the origin forbids {operation}; the credentials {lack} {action} on the bucket {settings.bucket!r}"
         return PermissionDenied(text, key=name)
     if code in _BUSY:
         return OriginUnavailable(f"the origin asks for fewer requests ({code})", key=name)

@@ -102,6 +102,19 @@ async def test_a_fault_of_work_whose_caller_has_gone_is_seen(caplog: pytest.LogC
     assert "too late for anyone" in caplog.text
 
 
+async def test_so_is_that_such_work_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    tasks = TaskSet("a write")
+    caller = asyncio.create_task(tasks.to_the_end(asyncio.Event().wait()))
+    await settle()
+    caller.cancel()
+    await settle()
+    with caplog.at_level(logging.WARNING):
+        await tasks.cancel()
+    assert [record.getMessage() for record in caplog.records] == [
+        "a write failed after its caller had gone: WorkCancelled"
+    ]
+
+
 async def test_cancelled_work_is_told_apart_from_a_cancelled_caller() -> None:
     tasks = TaskSet("a test")
     caller = asyncio.create_task(tasks.to_the_end(asyncio.Event().wait()))

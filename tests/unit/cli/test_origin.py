@@ -105,6 +105,12 @@ class TestAbortUploads:
         monkeypatch.setenv("TIERED_STORE_CONFIG", bucket.file)
         assert run("abort-uploads").stdout == "0 aborted, 0 younger ones left alone\n"
 
+    def test_what_is_set_in_vain_is_said(self, run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TIERED_STORE_SERVICE_HOST", "10.0.0.1")
+        result = run("abort-uploads", bucket.file)
+        assert result.exit_code == 0
+        assert "TIERED_STORE_SERVICE_HOST names no setting" in result.stderr
+
     @pytest.mark.parametrize("time", ["", "soon", "1w", "-1h", "1 2h"])
     def test_what_is_no_time(self, run: Run, bucket: Bucket, time: str) -> None:
         result = run("abort-uploads", bucket.file, f"--older-than={time}")

@@ -134,7 +134,13 @@ def test_names_that_no_bucket_has(tmp_path: Path, bucket: str, rule: str) -> Non
     ("text", "fault"),
     [
         (f"{S3}provider = 'aws'", "default: s3.bucket: is missing; origin.backend is 's3', which needs"),
-        (f"{S3}bucket = 'builds'", "default: s3.provider: nothing says where the bucket is; set the provider"),
+        (
+            f"{S3}bucket = 'builds'",
+            (
+                "default: s3.provider: nothing says where the bucket is; set the provider (such as 'aws'), or "
+                "s3.endpoint_url, or s3.region for AWS"
+            ),
+        ),
         (f"{S3}bucket = 'builds'\nprovider = 'azure'", "s3.provider: must be '', 'aws', 'cloudflare', "),
         (
             f"{S3}bucket = 'builds'\nprovider = 'minio'",

@@ -265,18 +265,18 @@ class TestStart:
     async def test_the_log_says_if_nobody_answers(
         self, rig: Rig, caplog: pytest.LogCaptureFixture, answer: Exception | None, events: list[str]
     ) -> None:
-        rig.origin.say("stat", answer)
+        rig.origin.say("open", answer)
         rig.guarded.start()
         await settle()
         assert [record.getMessage() for record in caplog.records] == events
-        assert (rig.origin.calls["stat"], rig.stats.retries) == (1, 0)
+        assert (rig.origin.calls["open"], rig.stats.retries, rig.origin.open_reads) == (1, 0, 0)
 
     async def test_a_stop_does_not_wait_for_the_answer(self, rig: Rig) -> None:
-        rig.origin.say("stat", Gate())
+        rig.origin.say("open", Gate())
         rig.guarded.start()
         await settle()
         await rig.guarded.close()
-        assert rig.origin.calls["stat cancelled"] == 1
+        assert rig.origin.calls["open cancelled"] == 1
 
 
 class TestResume:

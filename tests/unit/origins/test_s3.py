@@ -345,3 +345,8 @@ class TestFaults:
     async def test_settings_that_do_not_fit(self, opened: Any) -> None:
         with pytest.raises(OriginUnavailable, match="settings do not fit"):
             await opened(S3Settings("b", endpoint_url="no url", region="x"))
+
+    async def test_a_profile_that_does_not_exist(self, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(OriginUnavailable, match=r"nobody.*; see AWS_PROFILE"):
+            await opened(S3Settings("b", access_key_id="a", secret_access_key="b", region="x"))

@@ -43,6 +43,7 @@ def answer(code: str, status: int, operation: str = "GetObject", headers: dict[s
         (answer("404", 404, "HeadBucket"), OriginUnavailable, False, "bucket 'bucket' does not exist"),
         (answer("AccessDenied", 403, "PutObject"), PermissionDenied, False, "s3:PutObject"),
         (answer("403", 403, "HeadObject"), PermissionDenied, False, "s3:ListBucket"),
+        (answer("403", 403, "HeadObject"), PermissionDenied, False, "the credentials are wrong, or need s3:GetObject"),
         (answer("AccessDenied", 403, "ListObjectsV2"), PermissionDenied, False, "s3:ListBucket"),
         (answer("InvalidAccessKeyId", 403), PermissionDenied, False, "access_key_id"),
         (answer("SignatureDoesNotMatch", 403), PermissionDenied, False, "secret_access_key"),

@@ -158,10 +158,12 @@ class TestRanges:
         cdn.objects["a"] = Served(LARGE)
         one = await tier()
         read = await one.open("a")
-        assert await read.next() == LARGE[:PART]
-        await until(lambda: len(cdn.asked) == 4)  # the first, and as many ahead as there are tokens
-        assert b"".join([LARGE[:PART], *[await read.next() for _ in range(5)]]) == LARGE
-        assert await read.next() == b""
+        chunks = [await read.next(), await read.next()]
+        assert b"".join(chunks) == LARGE[:PART]  # the first is smaller
+        await until(lambda: len(cdn.asked) == 2)
+        while chunks[-1]:
+            chunks.append(await read.next())
+        assert b"".join(chunks) == LARGE
         await read.close()
         assert sorted(asked.span[0] for asked in cdn.asked if asked.span) == [PART * n for n in range(6)]
 
@@ -195,9 +197,9 @@ class TestRanges:
         one = await tier()
         read = await one.open("a")
         cdn.objects["a"] = Served(LARGE[::-1], '"2"')
-        assert await read.next() == LARGE[:PART]
         with pytest.raises(ReadFault, match="changed"):
-            await read.next()
+            while await read.next():
+                pass
         await read.close()
         assert one.stats.errors == 1
 
@@ -206,9 +208,9 @@ class TestRanges:
         one = await tier()
         read = await one.open("a")
         del cdn.objects["a"]
-        await read.next()
         with pytest.raises(ReadFault, match="went away"):
-            await read.next()
+            while await read.next():
+                pass
         await read.close()
 
 
@@ -469,7 +471,7 @@ async def test_a_reader_that_is_cancelled_while_parts_are_ahead(cdn: FakeCdn, ti
     one = await tier()
     read = await one.open("a")
     cdn.behave = stalled_after(0)
-    assert await read.next() == LARGE[:PART]
+    assert await read.next() + await read.next() == LARGE[:PART]
     waiting = asyncio.create_task(read.next())
     await cdn.stalled.wait()
     waiting.cancel()

@@ -189,7 +189,7 @@ class Journal:
         return body
 
     def remove(self, sequences: Iterable[int]) -> None:
-        """Remove entries, durably; those that are not there are fine. Raises OSError."""
+        """Remove entries in this order, durably; those that are not there are fine. Raises OSError."""
         for sequence in sequences:
             self._path(sequence, _ENTRY).unlink(missing_ok=True)
         sync_directory(self.path)

@@ -20,7 +20,7 @@ from tiered_store.aio.offload import Offload
 from tiered_store.aio.ownership import NotOurs
 from tiered_store.config.checks import uses_journal, waiting_puts
 from tiered_store.config.model import CdnSection, Config, S3Section
-from tiered_store.config.providers import place_of
+from tiered_store.config.providers import place_of, said_origin
 from tiered_store.errors import OriginUnavailable
 from tiered_store.key import RESERVED_PREFIX, Key
 from tiered_store.objects import INLINE_MAX_BYTES
@@ -336,12 +336,13 @@ async def _open_backlog(config: Config, undo: contextlib.AsyncExitStack) -> Back
     section, is_used = config.write_back, uses_journal(config)
     if not is_used and not await asyncio.to_thread(waiting_puts, section.path):
         return None
-    backlog = Backlog(Journal(section.path), BacklogLimits(section.max_bytes, section.max_entries))
+    journal = Journal(section.path, said_origin(config))
+    backlog = Backlog(journal, BacklogLimits(section.max_bytes, section.max_entries))
     undo.push_async_callback(backlog.close)
     try:
         await backlog.start()
     except (NotOurs, OSError) as error:
-        if not is_used and isinstance(error, NotOurs):  # the default place, and another daemon's puts
+        if not is_used and isinstance(error, NotOurs):  # the default place, and puts of another daemon or origin
             _log.warning("puts in a journal are left to others", extra={"reason": str(error)})
             await backlog.close()
             return None

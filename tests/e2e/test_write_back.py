@@ -143,6 +143,23 @@ def test_a_journal_that_another_daemon_holds(daemon_factory: Start) -> None:
         assert other.stop() == 0
 
 
+def test_another_origin_does_not_get_what_waits_for_this_one(daemon_factory: Start) -> None:
+    daemon = daemon_factory(CONFIG)
+    with daemon.client() as store, origin_away(daemon):
+        store.put("back/a", b"x")
+        daemon.kill9()
+    directory = daemon.data_dir.parent
+    elsewhere = {"TIERED_STORE_ORIGIN__BACKEND": "memory"}
+    with pytest.raises(AssertionError, match=rf"has 1 puts for another origin: directory {origin_of(daemon)}"):
+        daemon_factory(CONFIG, env=elsewhere, directory=directory)
+    daemon = daemon_factory(CONFIG, directory=directory)
+    with daemon.client() as store:
+        store.flush(timeout_s=30)
+    assert (origin_of(daemon) / "back/a").read_bytes() == b"x"
+    assert daemon.stop() == 0
+    daemon_factory(CONFIG, env=elsewhere, directory=directory)  # nothing waits
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flush_holds_up_nothing_and_ends_with_the_daemon(daemon_factory: Start, kind: str) -> None:
     daemon = daemon_factory(CONFIG)
@@ -262,5 +279,6 @@ def test_flush_on_the_command_line(daemon_factory: Start) -> None:
         assert any(line.split() == ["entries", "2"] for line in shown.splitlines())
         assert "last_error" in shown
     found = run("flush", "--json")
-    assert (found.returncode, json.loads(found.stdout)["puts"]) == (0, 2)
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["puts"] in range(3)  # some may be there before the command has started
     assert daemon.stop() == 0

@@ -1,8 +1,9 @@
 """Files of the journal that count no more, and are removed in the background.
 
 Whoever needs to know that one cannot come back by a crash waits for that (:meth:`Dropped.settle`); nobody else waits,
-and so one sync of the directory does for all that were dropped meanwhile. Knows no table of what counts. Invariant: a
-file is known here from the moment it counts no more until its removal is durable.
+and so one sync of the directory does for all that were dropped meanwhile. Knows no table of what counts. Invariants: a
+file is known here from the moment it counts no more until its removal is durable; of one key the older files go before
+the newer ones, so that a crash in the middle leaves no older one that looks as if it were the newest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Dropped:
     """The files to be removed, by key.
 
     Args:
-        remove: removes files by their numbers, durably; raises OSError.
+        remove: removes files by their numbers, in that order, durably; raises OSError.
         clock: monotonic seconds, for the log.
     """
 
@@ -83,13 +84,15 @@ class Dropped:
 
     def _swept(self) -> asyncio.Task[None]:
         """The removal that goes on, or a new one."""
-        if self._sweep is None:
+        # One may have ended without `_ended` having been called yet. To wait for that is not to wait at all: whoever
+        # does so in a loop would keep the event loop from ever calling it.
+        if self._sweep is None or self._sweep.done():
             self._sweep = self._tasks.start(self._remove_some())
             self._sweep.add_done_callback(self._ended)
         return self._sweep
 
     async def _remove_some(self) -> None:
-        batch = [(key, sequence) for key, sequences in self._by_key.items() for sequence in sequences][:_BATCH]
+        batch = [(key, sequence) for key, sequences in self._by_key.items() for sequence in sorted(sequences)][:_BATCH]
         await self._remove([sequence for _, sequence in batch])
         for key, sequence in batch:
             left = self._by_key[key]
@@ -98,7 +101,8 @@ class Dropped:
                 del self._by_key[key]
 
     def _ended(self, sweep: asyncio.Task[None]) -> None:
-        self._sweep = None
+        if self._sweep is sweep:  # else the next one goes on already
+            self._sweep = None
         if sweep.cancelled() or self._is_closed:
             return
         error = sweep.exception()

@@ -3,6 +3,7 @@
 Blocking, for threads; knows neither keys' policies nor which entry counts. Layout of the directory::
 
     lock                     held (flock) by the daemon that uses the directory
+    origin                   in words, where its puts are to go
     0000000000000012.put     an entry, named by its number; of two for one key the higher number counts
     0000000000000012.new     one being written; a crash leaves it, and the next start removes it
     0000000000000007.damaged what a start or a read could not understand, kept for a human to look at
@@ -27,7 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiered_store.aio.ownership import lock_file, own_directory, sync_directory
+from tiered_store.aio.ownership import NotOurs, lock_file, own_directory, sync_directory
 from tiered_store.errors import InvalidKey
 from tiered_store.key import parse_key
 from tiered_store.objects import INLINE_MAX_BYTES, Body, Descriptor, FileBody, ObjectInfo, body_size
@@ -38,6 +39,7 @@ __all__ = ["DamagedEntry", "Doubtful", "Journal", "Record"]
 _log = logging.getLogger("tiered_store.journal")
 
 _ENTRY, _NEW, _DAMAGED = ".put", ".new", ".damaged"
+_ORIGIN = "origin"
 _MAGIC = b"TSJRNL\x00\x01"
 _FOOTER = struct.Struct("<8sQII")
 #: One read from the end of a file brings the footer and nearly every JSON.
@@ -88,10 +90,12 @@ class Journal:
 
     Args:
         path: the journal's own directory.
+        origin: in words, where its puts go; empty where nobody says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, origin: str = "") -> None:
         self.path = path
+        self._origin = origin
         self._lock: Descriptor | None = None
 
     def open(self) -> int:
@@ -101,11 +105,17 @@ class Journal:
             a number that is higher than that of every entry.
 
         Raises:
-            NotOurs: somebody else's directory, or in use. OSError: as the file system says.
+            NotOurs: somebody else's directory, in use, or with puts for another origin. OSError: as the file system
+                says.
         """
+        missing = [place for place in (self.path, *self.path.parents) if not place.exists()]
         own_directory(self.path)
+        for made in missing:  # else the end of the machine's power could take the directory, and all that is in it
+            sync_directory(made.parent)
         self._lock = lock_file(self.path / "lock")
         names = self._names()
+        if self._origin:
+            self._belong(len(names.entries))
         for name in names.leftovers:
             (self.path / name).unlink(missing_ok=True)
         return names.highest + 1
@@ -115,6 +125,33 @@ class Journal:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _belong(self, waiting: int) -> None:
+        """See that what waits here is for this origin, and note that for the next start.
+
+        A note that cannot be written costs the next start this check, and no put.
+        """
+        note = self.path / _ORIGIN
+        noted = note.read_text(encoding="utf-8", errors="replace") if note.exists() else ""
+        if noted == self._origin:
+            return
+        if noted and waiting:
+            raise NotOurs(
+                f"{self.path} has {waiting} puts for another origin: {noted}; this one is: {self._origin}. Start with "
+                f"that one, and `tiered-store flush`; if it is the same under another name, remove {note}"
+            )
+        note.unlink(missing_ok=True)
+        temporary = note.with_suffix(_NEW)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(self._origin)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(note)
+            sync_directory(self.path)
+        except OSError as error:
+            fields = {"path": str(note), "reason": error.strerror}
+            _log.warning("which origin the journal belongs to cannot be noted", extra=fields)
 
     def records(self) -> Iterator[Record]:
         """Every entry, lowest number first; bodies are not read, what cannot be understood is set aside.
@@ -189,7 +226,7 @@ class Journal:
         return body
 
     def remove(self, sequences: Iterable[int]) -> None:
-        """Remove entries, durably; those that are not there are fine. Raises OSError."""
+        """Remove entries in this order, durably; those that are not there are fine. Raises OSError."""
         for sequence in sequences:
             self._path(sequence, _ENTRY).unlink(missing_ok=True)
         sync_directory(self.path)

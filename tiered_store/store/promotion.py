@@ -61,6 +61,10 @@ class Promotions:
             return True
         return self._cache.promote(key, entry)
 
+    def is_fresh(self, entry: Entry) -> bool:
+        """Whether the entry may be given out unasked; dates it."""
+        return self._freshness.judge(entry)
+
     async def close(self) -> None:
         """Stop what is under way."""
         await self._tasks.cancel()
@@ -177,8 +181,12 @@ class Lookups:
 
     async def _look(self, key: Key, lookup: _Lookup) -> Entry | None:
         entry = await self._cache.read_disk(key)
-        if entry is None or not self.flights.is_current(key, lookup):
-            return entry  # overtaken by a write: right for those who asked before it, and not to be kept
+        if entry is None:
+            return None
+        if not self.flights.is_current(key, lookup):
+            # Overtaken by a write: right for those who asked before it, and not to be kept. Nor to be the stale copy
+            # of a fill that they start now, because others join that, who know of the write.
+            return entry if self._promotions.is_fresh(entry) else None
         if lookup.in_memory and not self._promotions.consider(key, entry):
             return None
         return entry

@@ -212,7 +212,7 @@ class Writes:
         """Acknowledge with the journal where that is asked for and possible, else go to the origin."""
         if self._is_written_back(key):
             pending = self._backlog.get(key) if is_artifact(key) else None
-            if pending is not None:  # the same bytes
+            if pending is not None and await self._backlog.body(pending) is not None:  # the same bytes, and sound ones
                 return self._skipped(pending.info)
             pending = await self._backlog.put(key, body, headers, crc)
             if pending is not None:
@@ -316,7 +316,7 @@ class Writes:
 
     async def _copy(self, source: Key, target: Key) -> ObjectInfo:
         while (pending := self._backlog.get(source)) is not None:
-            body = await self._backlog.body(pending)
+            body = await self._backlog.verified_body(pending)
             if body is not None:
                 headers = PutHeaders(pending.info.content_type, pending.info.metadata)
                 return await self._put(target, body, pending.record.crc, headers, self._places)

@@ -85,11 +85,9 @@ class CdnTier:
         if self._distrusted.holds(name):
             self._stats.skipped += 1
             return None
-        trust = self._honesty.enter()
-        if trust is None or not await self._place():
+        trust = await self._admitted()
+        if trust is None:
             self._stats.skipped += 1
-            if trust is not None:
-                trust.abandoned()
             return None
         read: CdnRead | None = None
         try:
@@ -111,6 +109,19 @@ class CdnTier:
                 trust.abandoned()
                 self._places.release()
         return read
+
+    async def _admitted(self) -> Pass | None:
+        """A pass and a connection for one read, or neither."""
+        trust = self._honesty.enter()
+        if trust is None:
+            return None
+        has_place = False
+        try:
+            has_place = await self._place()
+        finally:
+            if not has_place:  # also when cancelled: a pass that is lost would let nobody pass again
+                trust.abandoned()
+        return trust if has_place else None
 
     async def _place(self) -> bool:
         """Wait for a connection, as long as an answer may take; whether there is one. Its lack is nobody's fault."""

@@ -43,6 +43,59 @@ def file_of(journal: Journal, sequence: int) -> Path:
     return journal.path / f"{sequence:016d}.put"
 
 
+def test_its_directory_is_there_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries are synced into it; it has to be synced into the one above, and so on up to what was there."""
+    synced: list[Path] = []
+    monkeypatch.setattr(module, "sync_directory", synced.append)
+    for _ in range(2):
+        journal = Journal(tmp_path / "a/b/journal")
+        journal.open()
+        journal.close()
+    assert sorted(synced) == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
+
+
+def opened(path: Path, origin: str) -> Journal:
+    made = Journal(path, origin)
+    try:
+        made.open()
+    finally:
+        made.close()
+    return made
+
+
+def test_puts_go_to_the_origin_that_they_were_put_to(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = opened(path, "bucket one")
+    opened(path, "bucket two")  # nothing waits
+    put(journal, 1, "a", b"1")
+    opened(path, "bucket two")
+    with pytest.raises(NotOurs, match=r"has 1 puts for another origin: bucket two; this one is: bucket one\."):
+        opened(path, "bucket one")
+    assert [record.info.key for record in journal.records()] == ["a"]
+    (path / "origin").unlink()  # as the message says
+    opened(path, "bucket one")
+    opened(path, "bucket one")
+    with pytest.raises(NotOurs):
+        opened(path, "bucket two")
+    assert names(journal) == ["0000000000000001.put", "origin"]
+
+
+def test_an_origin_that_cannot_be_noted_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = opened(tmp_path / "journal", "bucket one")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        opened(journal.path, "bucket two")
+    assert "cannot be noted" in caplog.text
+    put(journal, 1, "a", b"1")
+    opened(journal.path, "bucket two")  # the former note is not left there to refuse it
+
+
 @pytest.mark.parametrize("size", [0, 1, INLINE_MAX_BYTES, LARGE, 3_000_000])
 def test_what_was_put_is_read_back(journal: Journal, size: int) -> None:
     data = pattern(size)

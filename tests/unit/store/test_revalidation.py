@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults import FakeDisk
+from tests.support.faults import FakeDisk, Gate
 from tests.support.origins import pattern
 from tests.support.store import MIB, settle, store_rig
 from tiered_store.errors import DeadlineExceeded, NotFound, OriginUnavailable, PermissionDenied
-from tiered_store.key import parse_key
+from tiered_store.key import Key, parse_key
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policy
 
@@ -304,3 +304,27 @@ async def test_suspects_are_served_when_the_origin_is_down(tmp_path: Path) -> No
         rig.origin.fail("open", lambda: OriginUnavailable("down"))
         assert await rig.get("cache/a") == b"old"
         assert rig.counter("stale_served") == 1
+
+
+async def test_a_version_that_a_write_has_replaced_is_no_stale_copy(tmp_path: Path) -> None:
+    """A reader finds it on disk while it is replaced; one who asks after that write joins the fill of the first."""
+    disk = FakeDisk(tmp_path)
+    async with store_rig(disk=disk, policies=[Policy("", ttl_s=60, stale_if_error_s=3600)]) as rig:
+        await rig.put("a", b"old")
+        rig.memory.discard(Key("a"))
+        rig.advance(61)
+        disk.gate = Gate()
+        first = asyncio.create_task(rig.get("a"))
+        await disk.gate.reached.wait()
+        await rig.put("a", b"new")
+        rig.store._cache.forget(Key("a"))  # evicted
+        opening = rig.origin.hold("open")
+        disk.gate.open()
+        await opening.reached.wait()
+        second = asyncio.create_task(rig.get("a"))
+        await settle()
+        rig.origin.fail("chunk:0", lambda: OriginUnavailable("down"))
+        opening.open()
+        for reader in (first, second):
+            with pytest.raises(OriginUnavailable):
+                await reader

@@ -57,6 +57,15 @@ def waiting(rig: Rig) -> int:
     return rig.counter("write_back")["entries"]
 
 
+def damage(journal: Path) -> None:
+    """Flip a bit in the body of the one put that waits."""
+    (file,) = journal.glob("*.put")
+    with file.open("r+b") as opened:
+        first = opened.read(1)
+        opened.seek(0)
+        opened.write(bytes([first[0] ^ 1]))
+
+
 # ----------------------------------------------------------------------------------------- puts
 
 
@@ -215,6 +224,35 @@ async def test_artifacts_are_written_back_and_uploaded_once(tmp_path: Path) -> N
         await rig.store.flush()
         assert rig.origin.calls["put"] == 1  # it was asked whether it is there
         assert rig.counter("uploads") == 1
+
+
+@pytest.mark.parametrize("size", [100, LARGE])
+async def test_an_artifact_that_is_put_again_repairs_a_damaged_one_that_waits(tmp_path: Path, size: int) -> None:
+    """What an earlier run has left was not read by this one: that it waits does not prove that it is sound."""
+    async with store_rig(journal=tmp_path / "j", policies=[ARTIFACTS]) as rig:
+        down(rig)
+        key = (await rig.put(None, pattern(size))).key
+    damage(tmp_path / "j")
+    async with store_rig(journal=tmp_path / "j", policies=[ARTIFACTS]) as rig:
+        gate = rig.origin.hold("put")
+        locked = Key(key)
+        await rig.store._writes.origin_locks.acquire(locked)  # the upload, which would notice, has not begun
+        await rig.put(None, pattern(size))
+        rig.store._writes.origin_locks.release(locked)
+        gate.open()
+        await rig.store.flush()
+        assert await at_origin(rig, key) == pattern(size)
+
+
+async def test_a_copy_gives_the_origin_no_damaged_bytes(tmp_path: Path) -> None:
+    async with store_rig(journal=tmp_path / "j") as rig:
+        down(rig, "put")
+        await rig.put("back/a", pattern(LARGE))
+        damage(tmp_path / "j")
+        rig.origin.heal()
+        await rig.there("back/a", b"older")
+        await rig.store.copy(K, parse_key("other/b"))
+        assert await at_origin(rig, "other/b") == b"older"  # as every reader sees it from now on
 
 
 # ----------------------------------------------------------------------------------------- reads

@@ -419,6 +419,25 @@ class TestLies:
         assert one.stats.breaker_open
         assert len(cdn.asked) == 5
 
+    async def test_one_that_is_tried_again_is_not_given_up_when_that_reader_goes(self, cdn: FakeCdn, tier: Any) -> None:
+        """The pass of the only reader who tries it is not lost while that one waits for a connection."""
+        clock = ManualClock()
+        one = await tier(clock=clock, max_connections=4, parts_at_once=3)
+        cdn.objects["slow"] = Served(LARGE)
+        holder = await one.open("slow")
+        for number in range(5):
+            one.ended(f"{number}", one._honesty.enter(), is_right=False)
+            await one._places.acquire()  # what `ended` gave back
+        clock.advance(31)
+        cdn.objects["a"] = Served(b"data")
+        waiting = asyncio.create_task(one.open("a"))
+        await settle()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await holder.close()
+        assert await read_all(one, "a") is not None
+
 
 class TestBounds:
     async def test_reads_wait_for_a_connection_and_go_without(self, cdn: FakeCdn, tier: Any) -> None:

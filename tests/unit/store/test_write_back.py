@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 from pathlib import Path
 
@@ -248,7 +249,9 @@ async def test_a_copy_gives_the_origin_no_damaged_bytes(tmp_path: Path) -> None:
     async with store_rig(journal=tmp_path / "j") as rig:
         down(rig, "put")
         await rig.put("back/a", pattern(LARGE))
-        await until(lambda: rig.counter("write_back")["failing"] == 1)  # else its upload has it open, and verified
+        # Else its upload has it open, and verified.
+        await until(lambda: rig.counter("write_back")["failing"] == 1 and not rig.store._uploader._under_way)
+        gc.collect()
         damage(tmp_path / "j")
         rig.origin.heal()
         await rig.there("back/a", b"older")

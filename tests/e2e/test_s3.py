@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from tests.support.clients import some_bytes
 from tests.support.daemon import RunningDaemon
 from tests.support.processes import MIB, descriptors, until
 from tests.support.s3 import KEY_ID, PROGRAMS, SECRET, S3Server, s3_server, shared_server
+from tests.support.servers import kept_port
 from tiered_store import Client, KeyConflict, NotFound, OriginUnavailable, PermissionDenied
 from tiered_store.objects import INLINE_MAX_BYTES
 
@@ -36,11 +36,8 @@ def server(program: str) -> S3Server:
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port that refuses, which nobody else is given, and on which a server can be started."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+    with kept_port() as port:
+        yield port
 
 
 def config_of(url: str, bucket: str, **settings: object) -> dict[str, Any]:

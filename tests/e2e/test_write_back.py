@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from tests.support.clients import KINDS, connect, some_bytes
 from tests.support.daemon import RunningDaemon, clean_environment
 from tests.support.processes import until
 from tests.support.s3 import KEY_ID, SECRET, s3_server
+from tests.support.servers import kept_port
 from tiered_store import AsyncClient, DaemonUnavailable, DeadlineExceeded
 from tiered_store.objects import INLINE_MAX_BYTES
 
@@ -211,10 +211,8 @@ def test_a_flush_that_is_cancelled_cancels_nothing_else(daemon_factory: Start) -
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+    with kept_port() as port:
+        yield port
 
 
 def test_a_bucket_that_comes_late(daemon_factory: Start, free_port: int) -> None:

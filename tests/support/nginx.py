@@ -9,21 +9,15 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import CDLL
 from pathlib import Path
 
-import pytest
+from tests.support.servers import free_port, is_missing, started
 
 __all__ = ["Nginx", "nginx_cache"]
-
-_START_TIMEOUT_S = 20.0
-_PR_SET_PDEATHSIG = 1
 
 _DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "operations.md"
 #: Round the configuration that docs/operations.md recommends: places of a test, and a server of a directory's files.
@@ -67,7 +61,7 @@ class Nginx:
 
     def __init__(self, directory: Path, root: Path, upstream: str | None, *, sliced: bool) -> None:
         self.directory = directory
-        self.port, files_port = _free_port(), _free_port()
+        self.port, files_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         changes = {
             "listen 8080;": f"listen 127.0.0.1:{self.port};",
@@ -88,15 +82,8 @@ class Nginx:
     def start(self) -> None:
         """Start it, or start it again with what it had cached."""
         command = [_program(), "-c", str(self.directory / "nginx.conf"), "-p", str(self.directory)]
-        with (self.directory / "stderr").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_us)  # noqa: PLW1509 - one call
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"nginx did not start: {(self.directory / 'stderr').read_text()[-500:]}")
+        # Not SIGKILL, which would leave its workers.
+        self.process = started(command, self.port, self.directory / "stderr", at_our_end=signal.SIGTERM)
 
     def stop(self) -> None:
         """End it and its workers, at once; more than once is fine."""
@@ -111,24 +98,11 @@ class Nginx:
         return [(method, path, int(status), cached) for method, path, status, cached in lines if cached != "-"]
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _end_with_us() -> None:
-    CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # not SIGKILL, which would leave its workers
-
-
 def _program() -> str:
     found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found:
-        return found
-    missing = "nginx is not installed, so nothing was tested behind a real cache"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    if not found:
+        is_missing("nginx is not installed, so nothing was tested behind a real cache")
+    return found
 
 
 @contextmanager

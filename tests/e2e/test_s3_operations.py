@@ -143,8 +143,11 @@ async def test_trying_out_a_bucket_is_stopped(tmp_path: Path, number: int) -> No
         process = await asyncio.create_subprocess_exec(
             *command, env=clean_environment(), stdout=nowhere, stderr=nowhere
         )
-        await listing.wait()
+        ended = asyncio.ensure_future(process.wait())
+        asked = asyncio.ensure_future(listing.wait())
+        await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+        assert not ended.done()
         assert len(objects) == 1
         process.send_signal(number)
-        assert await process.wait() == 128 + number
+        assert await ended == 128 + number
     assert objects == set()

@@ -6,17 +6,18 @@ Everything is imported inside, as in ``service``. What the SDK would log is left
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from tiered_store.cli.keys import as_json_option
 from tiered_store.cli.output import warn, write_json
-from tiered_store.cli.session import USAGE, orderly_end
+from tiered_store.cli.session import USAGE, endings
 from tiered_store.errors import StoreError
 
 if TYPE_CHECKING:
@@ -62,17 +63,43 @@ def try_origin(config: Config, timeout_s: float | None, *, show: Callable[[Step]
             show(done[-1])
         return done
 
-    with orderly_end():
-        return _run(run())
+    return _run(run())
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run what is asynchronous, without what it would log."""
+    """Run what is asynchronous, without what it would log; a signal that ends the process unwinds it first.
+
+    By cancelling it: an exception out of a signal handler may hit the event loop between taking a callback from its
+    queue and calling it, and the task that was to be woken then waits for ever. ``asyncio`` does so for SIGINT itself.
+    """
     import asyncio
     import logging
 
     logging.getLogger().addHandler(logging.NullHandler())
-    return asyncio.run(work)
+    signals: list[int] = []
+
+    async def run() -> T | None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def end(number: int) -> None:
+            if not signals:  # the end is under way, and short
+                task.cancel()
+            signals.append(number)
+
+        for number in endings():
+            loop.add_signal_handler(number, end, number)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not signals:
+                raise
+            return None
+
+    result = asyncio.run(run())
+    if signals:
+        sys.exit(128 + signals[0])
+    return cast("T", result)
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:

@@ -19,7 +19,7 @@ from tiered_store.cli.streams import STDOUT, StreamClosed, discard_output
 from tiered_store.client.sync import Client
 from tiered_store.errors import DaemonUnavailable, IntegrityError, StoreError
 
-__all__ = ["NO_DAEMON", "REFUSED", "USAGE", "Program", "configured_socket", "connect", "orderly_end", "socket_of"]
+__all__ = ["NO_DAEMON", "REFUSED", "USAGE", "Program", "configured_socket", "connect", "endings", "socket_of"]
 
 REFUSED = 1
 USAGE = 2
@@ -134,17 +134,19 @@ def connect(context: click.Context, *, is_long: bool = False) -> Iterator[Client
         client = Client(socket_of(context), timeout_s=asked or (None if is_long else _TIMEOUT_S))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with orderly_end(), client:
+    with _orderly_end(), client:
         yield client
 
 
-@contextmanager
-def orderly_end() -> Iterator[None]:
-    """Have a signal that ends the process unwind it: a file that is half written is removed.
+def endings() -> list[signal.Signals]:
+    """The signals that would end this process; what somebody else has decided about one (``nohup``) stays."""
+    return [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
 
-    What somebody else has decided about a signal (``nohup``) stays.
-    """
-    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Have a signal that ends the process unwind it: a file that is half written is removed."""
+    ours = endings()
 
     def end(number: int, _frame: object) -> None:
         for each in ours:

@@ -99,7 +99,7 @@ def test_a_copy_that_cannot_be_finished_is_removed(directory, stage, monkeypatch
         {"etag": "lone \ud800"},
         {"metadata": {"a": "lone \ud800"}},
     ],
-    ids=str,
+    ids=["time too late", "no time", "type a number", "metadata an object", "etag no text", "metadata no text"],
 )
 def test_an_entry_that_cannot_be_encoded_is_declined_alone(directory, index, stage, body, said):
     index.apply([(Key("bad"), b"old"), (Key("good"), b"old")])

@@ -16,7 +16,8 @@ from tiered_store.config.model import SECTIONS, Config, PolicyRule
 from tiered_store.servers.limits import NativeLimits
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import DEFAULT_POLICIES
-from tiered_store.wiring import DescriptorPlan, native_limits, store_limits
+from tiered_store.wiring.descriptors import DescriptorPlan
+from tiered_store.wiring.settings import native_limits, store_limits
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "config" / "tiered_store.toml"

@@ -32,15 +32,9 @@ from tiered_store.errors import StoreError
 from tiered_store.servers.native import NativeDoor
 from tiered_store.servers.sockets import ListenError, UnixListener, bind_unix
 from tiered_store.store.store import Store
-from tiered_store.wiring import (
-    CannotStart,
-    DescriptorPlan,
-    OpenStore,
-    divide_descriptors,
-    native_limits,
-    open_store,
-    raise_descriptor_limit,
-)
+from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan, divide_descriptors, raise_descriptor_limit
+from tiered_store.wiring.opening import OpenStore, open_store
+from tiered_store.wiring.settings import native_limits
 
 __all__ = ["notify_systemd", "resident_bytes", "serve"]
 

@@ -21,7 +21,9 @@ from tiered_store.origins.s3 import S3Origin
 from tiered_store.origins.s3settings import S3Settings
 from tiered_store.servers.native import NativeDoor
 from tiered_store.servers.sockets import bind_unix
-from tiered_store.wiring import divide_descriptors, native_limits, open_store
+from tiered_store.wiring.descriptors import divide_descriptors
+from tiered_store.wiring.opening import open_store
+from tiered_store.wiring.settings import native_limits
 
 __all__ = ["Subject", "direct", "s3_section", "subject"]
 

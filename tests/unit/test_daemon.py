@@ -21,7 +21,7 @@ from tests.support.daemon import clean_environment
 from tests.support.logs import logging_restored
 from tiered_store import Client, daemon
 from tiered_store.config.load import Flags, Loaded, load
-from tiered_store.wiring import CannotStart
+from tiered_store.wiring.descriptors import CannotStart
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +290,8 @@ def test_the_daemon_loads_nothing_that_it_does_not_need() -> None:
 _OPENED = """
 import asyncio, pathlib, sys
 from tiered_store.config.load import Flags, load
-from tiered_store.wiring import divide_descriptors, open_store
+from tiered_store.wiring.descriptors import divide_descriptors
+from tiered_store.wiring.opening import open_store
 
 async def run():
     place = pathlib.Path(sys.argv[1])

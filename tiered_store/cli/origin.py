@@ -50,7 +50,7 @@ def try_origin(config: Config, timeout_s: float | None, *, show: Callable[[Step]
 
     async def run() -> list[Step]:
         from tiered_store.origins.probe import Step
-        from tiered_store.wiring import open_probe
+        from tiered_store.wiring.probes import open_probe
 
         done = []
         try:
@@ -157,7 +157,7 @@ def abort_uploads(context: click.Context, file: Path | None, age_s: float, dry_r
 
 async def _abort(loaded: Loaded, before_ns: int, *, dry_run: bool) -> tuple[list[Unfinished], int, int]:
     """Those that are old enough, how many others there are, and how many were aborted."""
-    from tiered_store.wiring import open_bucket
+    from tiered_store.wiring.probes import open_bucket
 
     old: list[Unfinished] = []
     young = aborted = 0

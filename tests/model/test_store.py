@@ -327,7 +327,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _tiers_hold_what_the_origin_holds(self) -> None:
         assert len(self.store._fills.flights._table) == 0
         assert len(self.store._writes._locks._queues) == 0
-        assert self.store._budget.used_bytes == 0
+        assert self.store._staging._budget.used_bytes == 0
         assert self.origin.open_reads == 0
         for key in KEYS:
             for tier in (self.memory.inner, self.disk.inner):
@@ -339,7 +339,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def the_fills_stay_within_their_budget(self) -> None:
         if hasattr(self, "store"):
-            assert self.store._budget.used_bytes <= self.store._budget.max_bytes
+            assert self.store._staging._budget.used_bytes <= self.store._staging._budget.max_bytes
 
 
 async def _put(origin: Any, key: Key, value: bytes) -> None:

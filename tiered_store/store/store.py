@@ -1,7 +1,7 @@
 """The store: reads through memory, disk, cdn and origin, and writes to the origin.
 
-This module is the read path, and the one place where the rooms around it meet. What a fill, a promotion
-or a write does in detail is theirs. It knows no socket and no configuration file.
+This module is the read path, and the one place where the rooms around it meet (``parts.py`` builds them). What a
+fill, a promotion or a write does in detail is theirs. It knows no socket and no configuration file.
 
 A read, in order: 1. memory, 2. disk, the journal for what the origin does not have yet, 3. the cdn where one is
 configured, 4. the origin; what came from below populates the tiers above.
@@ -15,43 +15,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import cast
 
-from tiered_store.aio.limits import ByteBudget
-from tiered_store.aio.offload import Offload
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, OriginUnavailable, QuotaExceeded
 from tiered_store.key import ARTIFACT_DIRECTORY, Key, key_of_name
-from tiered_store.objects import INLINE_MAX_BYTES, Descriptor, Entry, ObjectInfo
+from tiered_store.objects import Descriptor, Entry, ObjectInfo
 from tiered_store.origins.base import Listing, Origin, PutHeaders
 from tiered_store.stats import OriginStats, StoreStats
 from tiered_store.store.backlog import Backlog
-from tiered_store.store.cache import Cache, DiskPlace, MemoryPlace
-from tiered_store.store.damage import KnownDamage
+from tiered_store.store.cache import DiskPlace, MemoryPlace
 from tiered_store.store.existence import which_exist
 from tiered_store.store.fill import Fill
-from tiered_store.store.fills import Fills
-from tiered_store.store.freshness import Freshness
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.listing import list_keys
-from tiered_store.store.memfd import MemoryRoom
-from tiered_store.store.negative import NegativeCache
-from tiered_store.store.pending import PendingReads
+from tiered_store.store.parts import assemble
 from tiered_store.store.policy import Policies
-from tiered_store.store.promotion import Lookups, Promotions
 from tiered_store.store.reading import Reading, SharedReading
-from tiered_store.store.sources import CdnPlace, Sources
+from tiered_store.store.sources import CdnPlace
 from tiered_store.store.spool import Spool, Staged
-from tiered_store.store.staging import Staging
-from tiered_store.store.through import ThroughReads
-from tiered_store.store.uploader import Uploader
-from tiered_store.store.uploads import UploadRoom
-from tiered_store.store.upstream import Upstream
-from tiered_store.store.writes import Writes
 
 __all__ = ["Store"]
 
 _log = logging.getLogger("tiered_store.store")
 
-#: Threads for hashing and for spool files; tiers and origins have their own.
-_THREADS = 4
 _BYTES_ALONE = frozenset({bytes})
 #: A stale copy may stand in for an origin that fails like this.
 _NO_ANSWER = (OriginUnavailable, DeadlineExceeded)
@@ -87,75 +71,29 @@ class Store:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._limits = limits
-        self._clock = clock
         self._counters = StoreStats(origin=origin_stats or OriginStats())
-        self._offload = Offload(_THREADS, "store")
-        self._budget = ByteBudget(max(limits.fill_buffer_bytes, INLINE_MAX_BYTES))
-        self._negative = NegativeCache(clock)
-        self._damage = KnownDamage()
-        self._upstream = Upstream(origin, self._counters.origin, clock=clock, exists_ttl_s=limits.exists_ttl_s)
-        self._sources = Sources(self._upstream, cdn, policies, self._counters)
-        self._staging = Staging(
-            disk,
-            MemoryRoom(limits.spool_memory_bytes),
-            UploadRoom(limits.upload_buffer_bytes, limits.max_uploads),
-            budget=self._budget,
-            offload=self._offload,
-            max_object_bytes=limits.max_object_bytes,
-        )
-        self._freshness = Freshness(
-            policies,
+        self._backlog = Backlog() if backlog is None else backlog
+        parts = assemble(
+            memory=memory,
+            disk=disk,
+            origin=origin,
+            cdn=cdn,
+            policies=policies,
+            limits=limits,
+            counters=self._counters,
+            backlog=self._backlog,
             clock=clock,
             wall=wall,
-            suspect_before=(lambda: float("-inf")) if disk is None else (lambda: disk.suspect_before),
         )
-        self._cache = Cache(memory, disk, self._counters)
-        self._promotions = Promotions(
-            self._cache, self._freshness, self._staging, max_running=limits.max_background_tasks
-        )
-        self._lookups = Lookups(self._cache, self._promotions)
-        common = (
-            self._staging,
-            self._cache,
-            self._freshness,
-            self._negative,
-            self._damage,
-            self._counters,
-        )
-        self._backlog = Backlog() if backlog is None else backlog
-        self._pending = PendingReads(self._backlog, self._cache, self._freshness)
-        self._through = ThroughReads(
-            self._upstream,
-            budget=self._budget,
-            offload=self._offload,
-            condemn=self._damage.remember,
-            max_open=limits.max_through_reads,
-        )
-        self._fills = Fills(
-            self._sources,
-            *common,
-            budget=self._budget,
-            max_running=limits.max_fills,
-            max_revalidations=limits.max_background_tasks,
-        )
-        self._writes = Writes(
-            self._upstream,
-            *common,
-            sources=self._sources,
-            backlog=self._backlog,
-            flights=(self._fills.flights, self._lookups.flights, self._promotions.flights),
-            max_metadata_bytes=limits.max_metadata_bytes,
-            max_running=limits.max_writes,
-        )
-        self._uploader = Uploader(
-            self._backlog,
-            self._writes.origin_locks,
-            send=self._writes.upload,
-            arrived=self._writes.uploaded,
-            at_once=limits.uploads_at_once,
-            clock=clock,
-        )
+        shared = parts.shared
+        self._upstream, self._sources, self._staging = shared.upstream, shared.sources, shared.staging
+        self._cache, self._freshness, self._negative = shared.cache, shared.freshness, shared.negative
+        self._offload = shared.offload
+        self._pending, self._promotions, self._lookups = parts.pending, parts.promotions, parts.lookups
+        self._fills, self._through = parts.fills, parts.through
+        self._writes, self._uploader = parts.writes, parts.uploader
+        self._limits = limits
+        self._clock = clock
         self._closing = False
         # The hot path's own references. A text that is no key is in no tier, so that `peek` need not check.
         self._memory_peek = cast("Callable[[str], Entry | None]", memory.peek)

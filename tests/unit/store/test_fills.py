@@ -280,14 +280,14 @@ async def test_fills_share_a_budget_and_waiting_ones_can_be_cancelled() -> None:
         three = asyncio.create_task(rig.get("three"))
         await settle(20)
         assert rig.origin.calls["chunk:0"] == 1  # the others wait for their turn
-        assert rig.store._budget.used_bytes == 2 * MIB
+        assert rig.store._staging._budget.used_bytes == 2 * MIB
         two.cancel()
         with pytest.raises(asyncio.CancelledError):
             await two
         gate.open()
         assert await one == LARGE
         assert await three == LARGE
-        assert rig.store._budget.used_bytes == 0
+        assert rig.store._staging._budget.used_bytes == 0
 
 
 async def test_small_fills_run_side_by_side_within_the_budget() -> None:
@@ -339,7 +339,7 @@ async def test_without_room_for_the_whole_object_it_can_still_be_streamed(tmp_pa
         reading.close()
         reading.close()
         await settle()
-        assert rig.store._budget.used_bytes == 0
+        assert rig.store._staging._budget.used_bytes == 0
         rig.origin.fail("chunk:1", lambda: OriginUnavailable("broken"))
         with pytest.raises(OriginUnavailable):
             await rig.stream("sessions/a")
@@ -366,7 +366,7 @@ async def test_an_origin_that_is_gone_when_room_was_not_there(tmp_path: Path) ->
         rig.origin.fault = lambda operation, _: next(opens) if operation == "open" else None
         with pytest.raises(OriginUnavailable, match="gone now"):
             await rig.store.read(K)
-        assert rig.store._budget.used_bytes == 0
+        assert rig.store._staging._budget.used_bytes == 0
 
 
 async def test_what_the_disk_cannot_take_while_a_fill_runs_goes_to_memory(tmp_path: Path) -> None:

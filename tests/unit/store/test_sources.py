@@ -94,7 +94,7 @@ async def both(
             yield found
             await until(lambda: len(rig.store._fills.flights._table) == 0)
             await until(lambda: tier._places._value == 5 and tier._tokens._left == 3)
-            assert rig.store._budget.used_bytes == 0
+            assert rig.store._staging._budget.used_bytes == 0
             del found
         await until(lambda: server.connections == 0)
 

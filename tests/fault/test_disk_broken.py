@@ -143,7 +143,7 @@ async def test_a_planted_pickled_key_starts_a_new_index(tmp_path):
         path, "INSERT INTO Cache(key, raw, mode, value) VALUES (?, 0, 1, ?)", pickle.dumps(Payload(tmp_path / "o")), b""
     )
     async with disk_rig(path) as rig:
-        await until(lambda: rig.tier.is_available and not rig.tier._upkeep._audit_due)
+        await until(lambda: rig.tier.is_available and not rig.tier._upkeep._auditing.is_due)
         assert rig.tier.stats.entries == 1
         assert await rig.read(KEY) == bytes(LARGE)
     assert not (tmp_path / "o").exists()
@@ -177,7 +177,7 @@ async def test_garbage_in_place_of_the_index_is_replaced_and_rebuilt(tmp_path, k
         assert rig.tier.is_available
         rig.tier.put(Key("new"), entry_of("new", b"data"))
         assert await rig.read("new") == b"data"
-        await until(lambda: not rig.tier._upkeep._audit_due)
+        await until(lambda: not rig.tier._upkeep._auditing.is_due)
         await rig.tier.drain()
         assert await rig.read(KEY) == bytes(LARGE)
         assert rig.tier.stats.entries == 2
@@ -197,7 +197,7 @@ async def test_an_index_that_breaks_at_run_time_is_replaced(tmp_path, caplog):
             if await rig.tier.get(Key(f"s{number}")) is None:
                 break
         await until(lambda: rig.tier.suspect_before > 0)
-        await until(lambda: rig.tier.is_available and not rig.tier._upkeep._audit_due)
+        await until(lambda: rig.tier.is_available and not rig.tier._upkeep._auditing.is_due)
         assert rig.tier.stats.errors == 1
         assert await rig.read(KEY) == bytes(LARGE)
         rig.tier.put(Key("new"), entry_of("new", b"data"))

@@ -15,7 +15,7 @@ LARGE = 100_000
 
 
 async def audited(rig):
-    await until(lambda: not rig.tier._upkeep._audit_due)
+    await until(lambda: not rig.tier._upkeep._auditing.is_due)
 
 
 async def test_after_an_orderly_stop_nothing_is_suspect(tmp_path):

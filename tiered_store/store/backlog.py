@@ -1,6 +1,7 @@
 """The backlog: puts that are acknowledged because the journal has them, and wait for their upload.
 
-Knows of each key the newest such put. Knows no origin: who uploads is told what comes and goes (``uploader.py``).
+Knows of each key the newest such put (the table is ``pendingputs.py``). Knows no origin: who uploads is told what
+comes and goes (``uploader.py``).
 
 Invariants. A file of the journal is its key's pending put, or it is dropped (``dropped.py``). A write that reached the
 origin in another way is acknowledged only after :meth:`Backlog.settle`: no dropped put of its key can come back by a
@@ -14,7 +15,6 @@ import asyncio
 import logging
 import secrets
 import time
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,9 @@ from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import WriteBackStats
 from tiered_store.store.dropped import Dropped
 from tiered_store.store.journal import DamagedEntry, Doubtful, Journal, Record
+from tiered_store.store.pendingputs import Pending, PendingPuts
 
-__all__ = ["Backlog", "BacklogLimits", "Pending", "Watcher"]
+__all__ = ["Backlog", "BacklogLimits", "Watcher"]
 
 _log = logging.getLogger("tiered_store.journal")
 
@@ -57,32 +58,6 @@ class BacklogLimits:
 
     max_bytes: int = 1024 * 1024 * 1024
     max_entries: int = 100_000
-
-
-class Pending:
-    """One put that waits for its upload.
-
-    Attributes:
-        key: whose newest put it is.
-        record: what the journal says of it.
-        number: counts puts in the order in which they became pending.
-        is_sound: whether its checksum was seen to be right in this run.
-        reading: the reading of its body that goes on now, shared by everybody who wants it.
-    """
-
-    __slots__ = ("is_sound", "key", "number", "reading", "record")
-
-    def __init__(self, record: Record, *, is_sound: bool) -> None:
-        self.key = Key(record.info.key)
-        self.record = record
-        self.number = 0
-        self.is_sound = is_sound
-        self.reading: asyncio.Task[Body | None] | None = None
-
-    @property
-    def info(self) -> ObjectInfo:
-        """What readers are told; the etag is the daemon's own until the origin has given one."""
-        return self.record.info
 
 
 class Watcher(Protocol):
@@ -126,21 +101,18 @@ class Backlog:
         self._offload = Offload(_THREADS, "journal")
         self._tasks = TaskSet("work on the journal")
         self._dropped = Dropped(self._remove, clock=clock)
-        self._table: dict[Key, Pending] = {}  # in the order in which they became pending
-        self._keys: list[Key] = []  # the same in byte order
-        self._bytes = 0
-        self._metadata_bytes = 0
-        self._sequence = self._admitted = 0
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._puts = PendingPuts()
+        self._reserved_bytes = 0  # for puts that are being written
+        self._sequence = 0
         self._said_at = float("-inf")
         self.watcher: Watcher | None = None
         self.stats = WriteBackStats(max_bytes=limits.max_bytes if journal is not None else 0)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._puts)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._table
+        return key in self._puts
 
     @property
     def is_on(self) -> bool:
@@ -160,9 +132,9 @@ class Backlog:
         for record in await self._offload.run(lambda: list(journal.records())):
             self._admit(Pending(record, is_sound=False))
         self.stats.superseded = 0  # those of an earlier run were counted there
-        if self._table:
+        if self._puts:
             oldest_s = round(self._oldest_s(), 1)
-            fields = {"entries": len(self._table), "bytes": self._bytes, "oldest_s": oldest_s}
+            fields = {"entries": len(self._puts), "bytes": self._bytes, "oldest_s": oldest_s}
             _log.info("puts wait in the journal for their upload", extra={"path": str(journal.path), **fields})
 
     async def close(self) -> None:
@@ -175,30 +147,23 @@ class Backlog:
             await self._offload.close()
             if self._journal is not None:
                 self._journal.close()
-        if self._table:
-            fields = {"entries": len(self._table), "bytes": self._bytes}
+        if self._puts:
+            fields = {"entries": len(self._puts), "bytes": self._bytes}
             _log.warning("puts stay in the journal until the next start", extra=fields)
 
     # ------------------------------------------------------------------- what is pending
 
     def get(self, key: Key) -> Pending | None:
         """The key's pending put."""
-        return self._table.get(key)
+        return self._puts.get(key)
 
     def keys(self) -> list[Key]:
         """The keys of all pending puts, oldest put first."""
-        return list(self._table)
+        return self._puts.keys()
 
     def listed(self, prefix: str, *, after: str, limit: int) -> list[ObjectInfo]:
         """What is known of pending puts whose key starts with ``prefix`` and sorts after ``after``, in byte order."""
-        # The byte order of UTF-8 is the order of code points, in which Python compares texts.
-        start = max(bisect_left(self._keys, prefix), bisect_right(self._keys, after))
-        found = []
-        for key in self._keys[start : start + limit]:
-            if not key.startswith(prefix):
-                break
-            found.append(self._table[key].info)
-        return found
+        return self._puts.listed(prefix, after=after, limit=limit)
 
     async def body(self, pending: Pending) -> Body | None:
         """The bytes of a pending put; None if it is not pending any more.
@@ -208,7 +173,7 @@ class Backlog:
         Raises:
             OriginUnavailable: the journal cannot be read.
         """
-        if self._table.get(pending.key) is not pending:
+        if self._puts.get(pending.key) is not pending:
             return None
         reading = pending.reading
         if reading is None:
@@ -223,7 +188,7 @@ class Backlog:
 
     async def verified_body(self, pending: Pending) -> Body | None:
         """As :meth:`body`, with the checksum seen now: what goes to the origin must be what was put."""
-        return await self._read(pending, verify=True) if self._table.get(pending.key) is pending else None
+        return await self._read(pending, verify=True) if self._puts.get(pending.key) is pending else None
 
     async def _read(self, pending: Pending, *, verify: bool) -> Body | None:
         assert self._journal is not None
@@ -239,7 +204,7 @@ class Backlog:
 
     async def _set_aside(self, pending: Pending, reason: str) -> None:
         """Its file is not what was written, or not there, which is right if it counts no more."""
-        if self._table.get(pending.key) is not pending:
+        if self._puts.get(pending.key) is not pending:
             return
         assert self._journal is not None
         try:
@@ -249,7 +214,7 @@ class Backlog:
                 f"the put in the journal is damaged ({reason}), and cannot be set aside: {error.strerror}",
                 key=pending.key,
             ) from error
-        if self._table.get(pending.key) is pending:
+        if self._puts.get(pending.key) is pending:
             self._drop(pending)
 
     async def _remove(self, sequences: Sequence[int]) -> None:
@@ -276,14 +241,14 @@ class Backlog:
         self._sequence += 1
         etag, now_ns = f"pending-{secrets.token_hex(8)}", int(self._wall() * 1e9)
         info = ObjectInfo(key, body_size(body), etag, headers.content_type, headers.metadata, now_ns)
-        self._bytes += wanted  # others must not count on this room meanwhile
+        self._reserved_bytes += wanted  # others must not count on this room meanwhile
         try:
             record = await self._append(self._journal, self._sequence, info, body, crc)
         except (OSError, EOFError) as error:
             self._bypassed("the journal cannot be written", str(error))
             return None
         finally:
-            self._bytes -= wanted
+            self._reserved_bytes -= wanted
         pending = Pending(record, is_sound=True)
         self._admit(pending)
         return pending
@@ -296,7 +261,7 @@ class Backlog:
     def overruled(self, keys: Iterable[Key]) -> None:
         """Other writes of these keys are through at the origin; :meth:`settle` before they are acknowledged."""
         for key in keys:
-            pending = self._table.get(key)
+            pending = self._puts.get(key)
             if pending is not None:
                 self._drop(pending)
                 self.stats.superseded += 1
@@ -307,27 +272,19 @@ class Backlog:
 
     async def flushed(self) -> None:
         """Return when everything that is pending now is uploaded, replaced or deleted."""
-        if not self._table:
-            return
-        waiter = (self._admitted, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiter)
-        try:
-            await waiter[1]
-        finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+        await self._puts.flushed()
 
     def counters(self) -> WriteBackStats:
         """The counters, brought up to date."""
-        self.stats.entries, self.stats.bytes = len(self._table), self._bytes
+        self.stats.entries, self.stats.bytes = len(self._puts), self._bytes
         self.stats.oldest_s = round(self._oldest_s(), 3)
         return self.stats
 
     def _has_room(self, key: Key, wanted: int, metadata: int) -> bool:
         return (
-            len(self._table) + (key not in self._table) <= self._limits.max_entries
+            len(self._puts) + (key not in self._puts) <= self._limits.max_entries
             and self._bytes + wanted <= self._limits.max_bytes
-            and self._metadata_bytes + metadata <= _METADATA_MAX_BYTES
+            and self._puts.metadata_bytes + metadata <= _METADATA_MAX_BYTES
         )
 
     async def _append(self, journal: Journal, sequence: int, info: ObjectInfo, body: Body, crc: int | None) -> Record:
@@ -348,54 +305,34 @@ class Backlog:
             raise
 
     def _admit(self, pending: Pending) -> None:
-        old = self._table.pop(pending.key, None)
-        if old is None:
-            insort(self._keys, pending.key)
-        else:
+        old = self._puts.add(pending)
+        if old is not None:
             self.stats.superseded += 1
-            self._uncount(old)
-        self._admitted += 1
-        pending.number = self._admitted
-        self._table[pending.key] = pending
-        self._bytes += pending.record.file_bytes
-        self._metadata_bytes += metadata_bytes(pending.info.content_type, pending.info.metadata)
+            self._dropped.add(old.key, old.record.sequence)
         if self.watcher is not None:
             self.watcher.came(pending.key)
-        self._tell_waiting()
 
     def _drop(self, pending: Pending) -> None:
         """The key has no pending put any more."""
-        del self._table[pending.key]
-        del self._keys[bisect_left(self._keys, pending.key)]
-        self._uncount(pending)
+        self._puts.remove(pending)
+        self._dropped.add(pending.key, pending.record.sequence)
         if self.watcher is not None:
             self.watcher.went(pending.key)
-        self._tell_waiting()
 
-    def _uncount(self, pending: Pending) -> None:
-        self._bytes -= pending.record.file_bytes
-        self._metadata_bytes -= metadata_bytes(pending.info.content_type, pending.info.metadata)
-        self._dropped.add(pending.key, pending.record.sequence)
+    @property
+    def _bytes(self) -> int:
+        return self._puts.bytes + self._reserved_bytes
 
     def _oldest_s(self) -> float:
-        for pending in self._table.values():
-            return max(0.0, self._wall() - pending.info.modified_ns / 1e9)
-        return 0.0
-
-    def _tell_waiting(self) -> None:
-        if not self._waiting:
-            return
-        oldest = next(iter(self._table.values()), None)
-        for last, gone in self._waiting:
-            if (oldest is None or oldest.number > last) and not gone.done():
-                gone.set_result(None)
+        oldest = self._puts.oldest
+        return 0.0 if oldest is None else max(0.0, self._wall() - oldest.info.modified_ns / 1e9)
 
     def _bypassed(self, event: str, reason: str) -> None:
         self.stats.bypassed += 1
         now = self._clock()
         if now - self._said_at >= _REPEAT_S:
             self._said_at = now
-            fields = {"reason": reason, "entries": len(self._table), "bytes": self._bytes}
+            fields = {"reason": reason, "entries": len(self._puts), "bytes": self._bytes}
             _log.warning(f"{event}: puts go straight to the origin", extra=fields)
 
 

@@ -30,7 +30,8 @@ from tiered_store.key import Key
 from tiered_store.objects import Body, ObjectInfo
 from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import WriteBackStats
-from tiered_store.store.backlog import Backlog, Pending
+from tiered_store.store.backlog import Backlog
+from tiered_store.store.pendingputs import Pending
 
 __all__ = ["Uploader"]
 

@@ -32,13 +32,14 @@ from tiered_store.key import ARTIFACT_DIRECTORY, Key, artifact_key, digest_of, i
 from tiered_store.objects import Body, Entry, ObjectInfo, body_size, metadata_bytes
 from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import StoreStats
-from tiered_store.store.backlog import Backlog, Pending
+from tiered_store.store.backlog import Backlog
 from tiered_store.store.cache import Cache
 from tiered_store.store.damage import KnownDamage
 from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
 from tiered_store.store.listing import list_keys
 from tiered_store.store.negative import NegativeCache
+from tiered_store.store.pendingputs import Pending
 from tiered_store.store.sources import Sources
 from tiered_store.store.spool import Staged
 from tiered_store.store.staging import Staging

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tiered_store.aio.offload import Offload
 from tiered_store.key import Key
 from tiered_store.stats import TierStats
+from tiered_store.tiers.chores import Auditing, Touching
 from tiered_store.tiers.directory import Marks
 from tiered_store.tiers.faults import Kind, TierFault
 from tiered_store.tiers.openfiles import Found, OpenFiles, Recent
@@ -32,10 +32,6 @@ _log = logging.getLogger(__name__)
 
 _BATCH_ENTRIES = 256
 _BATCH_BYTES = 4 * 1024 * 1024
-_TOUCH_BATCH = 256
-#: How often recency is written. A key costs some 150 us, so only the last few thousand of each period
-#: count (``Recent``): reading fast must not make the writing thread busy.
-_TOUCH_S = 30.0
 #: After a batch that took all there was, the next one may grow for so long: a transaction for each of a thousand
 #: puts in a second costs ten times what the puts do.
 _LINGER_S = 0.02
@@ -93,9 +89,8 @@ class Upkeep:
         self._probe_s = probe_s
         self.is_available = False
         self.marks = Marks()
-        self._audit: Iterator[None] | None = None
-        self._audit_due = False
-        self._rebuilding = False
+        self._touching = Touching(front.recent, volume, writer, clock=clock)
+        self._auditing = Auditing(volume, writer, self._take)
         self._index_is_broken = False
         self._is_culling = False
         self._retry_at = self._cull_at = float("-inf")
@@ -103,9 +98,7 @@ class Upkeep:
         self._busy = 0
         self._probe_at = 0.0
         self._probe_backoff = 1
-        self._touched_at = clock()
         self._looked_at = clock()
-        self._to_touch = 0
         self._is_stopping = False
         self._linger_until = 0.0  # on the loop's clock
         self._wake = asyncio.Event()
@@ -164,9 +157,9 @@ class Upkeep:
         if self._task is not None:
             await self._task
         with suppress(TierFault):
-            await self._touch_all()
+            await self._touching.write_all(lambda: self.is_available)
         is_clean = self.is_available and not self._front.waiting.by_key and not self._index_is_broken
-        marks = replace(self.marks, audit_due=self._audit_due) if is_clean else None
+        marks = replace(self.marks, audit_due=self._auditing.is_due) if is_clean else None
         self.is_available = False
         self._forget()
         await self._reader.run(self._volume.disconnect)
@@ -238,7 +231,7 @@ class Upkeep:
         worked = await self._cull()
         worked = await self._write() or worked
         worked = await self._touch() or worked
-        pause_s = await self._step_audit()
+        pause_s = await self._audit()
         if worked:
             return 0.0
         if self._front.waiting.by_key:
@@ -288,7 +281,8 @@ class Upkeep:
         if now < self._cull_at or (now - self._looked_at < self._probe_s and not is_over):
             return False
         if is_over and not was_culling:
-            await self._touch_all()  # who is least recently used shall be the truth of now
+            # Who is least recently used shall be the truth of now.
+            await self._touching.write_all(lambda: self.is_available)
         self._looked_at, done = now, Done()
         try:
             await self._writer.run(self._volume.cull, done)
@@ -304,44 +298,16 @@ class Upkeep:
         return self._is_culling
 
     async def _touch(self) -> bool:
-        recent, now = self._front.recent, self._clock()
-        if now - self._touched_at >= _TOUCH_S:
-            self._touched_at, self._to_touch = now, len(recent)
-        if not self.is_available or now < self._retry_at or not self._to_touch:
+        if not self._touching.is_due() or not self.is_available or self._clock() < self._retry_at:
             return False
-        keys = recent.take(min(_TOUCH_BATCH, self._to_touch))
-        self._to_touch -= len(keys) or self._to_touch
-        await self._writer.run(self._volume.touch, keys)
+        await self._touching.step()
         return True
 
-    async def _touch_all(self) -> None:
-        recent = self._front.recent
-        for _ in range(0, len(recent), _TOUCH_BATCH):
-            if self.is_available:
-                await self._writer.run(self._volume.touch, recent.take(_TOUCH_BATCH))
-
-    async def _step_audit(self) -> float:
-        """Gives how long to rest when there is nothing else to do: as long as the step took."""
-        if not self.is_available or not self._audit_due or self._clock() < self._retry_at:
+    async def _audit(self) -> float:
+        """Gives how long to rest when there is nothing else to do."""
+        if not self.is_available or not self._auditing.is_due or self._clock() < self._retry_at:
             return 0.0
-        began = time.perf_counter()
-        if self._audit is None:
-            self._audit = await self._writer.run(
-                self._volume.audit, rebuild=self._rebuilding, deny_epoch=self.marks.deny_epoch
-            )
-        audit = self._audit
-        try:
-            done = await self._writer.run(self._volume.step, audit)
-        except TierFault:
-            self._audit = None  # begins again when the fault is over
-            raise
-        if audit is not self._audit:
-            return 0.0
-        if done is None:
-            self._audit, self._audit_due, self._rebuilding = None, False, False
-        else:
-            self._take(done)
-        return max(0.001, time.perf_counter() - began)
+        return await self._auditing.step(self.marks.deny_epoch)
 
     # -- faults ----------------------------------------------------------------------------------------------
 
@@ -358,8 +324,7 @@ class Upkeep:
                 _log.error("the disk tier cannot be used", extra={"reason": fault.reason})
             return
         self.marks = self._judge(opened, at_start=at_start)
-        self._rebuilding = opened.is_rebuilding
-        self._audit, self._audit_due = None, self.marks.audit_due
+        self._auditing.opened(is_due=self.marks.audit_due, is_rebuilding=opened.is_rebuilding)
         self._front.stats.entries = opened.entries
         self._probe_backoff, self._busy, self._retry_at = 1, 0, float("-inf")
         self.is_available = True
@@ -395,7 +360,7 @@ class Upkeep:
     def _set_aside(self, reason: str) -> None:
         _log.error("the disk tier is set aside", extra={"reason": reason, "probe_s": self._probe_s})
         self.is_available = False
-        self._audit = None
+        self._auditing.interrupt()
         self._probe_at = self._clock() + self._probe_s
         self._forget()
 

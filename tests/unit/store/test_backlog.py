@@ -10,14 +10,15 @@ import pytest
 
 from tests.support.faults import ManualClock
 from tests.support.origins import memfd_body, pattern
-from tests.support.store import NOTHING_SAID, settle, until
+from tests.support.store import NOTHING_SAID, until
 from tiered_store.errors import OriginUnavailable
 from tiered_store.key import Key
 from tiered_store.objects import INLINE_MAX_BYTES, Body, read_body
 from tiered_store.origins.base import PutHeaders
 from tiered_store.store import journal as journal_module
-from tiered_store.store.backlog import Backlog, BacklogLimits, Pending
+from tiered_store.store.backlog import Backlog, BacklogLimits
 from tiered_store.store.journal import Journal
+from tiered_store.store.pendingputs import Pending
 
 A, B, C = Key("back/a"), Key("back/b"), Key("back/c")
 LARGE = INLINE_MAX_BYTES + 1
@@ -293,45 +294,3 @@ async def test_a_put_that_cannot_be_read_now_stays(backlog: Backlog, monkeypatch
             with pytest.raises(OriginUnavailable, match="journal cannot be read"):
                 await read(pending)
     assert await backlog.body(pending) == b"1"
-
-
-# ------------------------------------------------------------------------------- listing and waiting
-
-
-async def test_pending_keys_are_listed_in_byte_order(backlog: Backlog) -> None:
-    names = ["back/é", "back/a", "back/z", "back/a/b", "other", "back/\U0001f600", "back/\uffff"]
-    for name in names:
-        await put(backlog, Key(name), b"")
-    expected = sorted((name for name in names if name.startswith("back/")), key=str.encode)
-
-    def listed(prefix: str, after: str = "", limit: int = 100) -> list[str]:
-        return [info.key for info in backlog.listed(prefix, after=after, limit=limit)]
-
-    assert listed("back/") == expected
-    assert listed("back/", after=expected[1], limit=2) == expected[2:4]
-    assert listed("back/", after="zzz") == []
-    assert listed("") == sorted(names, key=str.encode)
-    assert listed("back/a") == ["back/a", "back/a/b"]
-    backlog.overruled([Key("back/a")])
-    assert listed("back/a") == ["back/a/b"]
-
-
-async def test_flushed_waits_for_what_is_pending_now_and_for_nothing_else(backlog: Backlog) -> None:
-    await backlog.flushed()
-    await put(backlog, A, b"1")
-    second = await put(backlog, B, b"b")
-    waiting = asyncio.create_task(backlog.flushed())
-    await settle()
-    await put(backlog, C, b"later")
-    await put(backlog, A, b"2")  # what was pending is replaced, which is as good
-    await settle()
-    assert not waiting.done()
-    assert second is backlog.get(B)
-    backlog.uploaded(second)
-    await waiting
-    assert len(backlog) == 2
-    cancelled = asyncio.create_task(backlog.flushed())
-    await settle()
-    cancelled.cancel()
-    await settle()
-    assert backlog._waiting == []

@@ -18,8 +18,9 @@ from tiered_store.errors import DeadlineExceeded, KeyConflict, OriginUnavailable
 from tiered_store.key import Key
 from tiered_store.objects import Body, ObjectInfo
 from tiered_store.origins.base import PutHeaders
-from tiered_store.store.backlog import Backlog, Pending
+from tiered_store.store.backlog import Backlog
 from tiered_store.store.journal import Journal
+from tiered_store.store.pendingputs import Pending
 from tiered_store.store.uploader import Uploader
 
 A, B = Key("a"), Key("b")
@@ -277,7 +278,7 @@ async def test_while_a_flush_waits_what_is_paused_is_tried_again_and_what_was_re
         assert rig.origin.asked[B] == 2
         flushing.cancel()
         await asyncio.wait([flushing])
-        assert rig.backlog._waiting == []
+        assert rig.backlog._puts._waiting == []
 
 
 async def test_a_flush_that_takes_too_long_says_what_is_left(tmp_path: Path) -> None:

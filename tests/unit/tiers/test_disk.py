@@ -575,7 +575,7 @@ async def test_a_fault_in_the_audit_lets_it_begin_again(tmp_path, monkeypatch):
             return original(audit)
 
         monkeypatch.setattr(rig.tier._volume, "step", step)
-        await until(lambda: not rig.tier._upkeep._audit_due)
+        await until(lambda: not rig.tier._upkeep._auditing.is_due)
         assert calls[0] is not calls[1]
 
 

@@ -1,0 +1,1 @@
+"""The build cache: what the dialects of all build tools share, above the store."""

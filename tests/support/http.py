@@ -1,0 +1,87 @@
+"""An HTTP door over a real store, in the test's own event loop, and ways to speak to it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from tests.support.store import Rig, store_rig
+from tiered_store.servers.http.door import HttpDoor, Listening
+from tiered_store.servers.http.exchange import Mount, Mounts
+from tiered_store.servers.http.limits import HttpLimits
+
+__all__ = ["Answer", "ServedHttp", "served_http"]
+
+
+@dataclass
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+
+@dataclass
+class ServedHttp:
+    """A door that is open."""
+
+    door: HttpDoor
+    rig: Rig
+    path: str
+    session: aiohttp.ClientSession
+
+    async def ask(self, method: str, target: str, data: Any = None, **headers: str) -> Answer:
+        """Send a request; ``target`` goes out as it stands, and ``x_meta_a`` becomes ``x-meta-a``."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = URL("http://door" + target, encoded=True)
+        async with self.session.request(method, url, data=data, headers=named) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send bytes on a connection of their own; everything that comes back until the door closes it."""
+        reader, writer = await asyncio.open_unix_connection(self.path)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(20):
+                return await reader.read()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def served_http(*mounts: Mount, limits: HttpLimits | None = None, **options: Any) -> AsyncIterator[ServedHttp]:
+    """A door with these mounts; closed at the end, when nothing of any connection may be left.
+
+    Args:
+        mounts: who answers.
+        limits: of the door.
+        options: of ``store_rig``, which is there when the mounts are asked for.
+    """
+    directory = tempfile.mkdtemp(prefix="ts-")
+    try:
+        async with store_rig(**options) as rig:
+            door = HttpDoor(rig.store, Mounts(*mounts), limits=limits or HttpLimits())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(f"{directory}/h")
+                listener.listen(64)
+                await door.start([Listening(listener)])
+                session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{directory}/h"))
+                try:
+                    yield ServedHttp(door, rig, f"{directory}/h", session)
+                finally:
+                    await session.close()
+                    rig.origin.heal()
+                    await door.drain(5.0)
+            del session, door
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,202 @@
+"""Bodies, both ways: from a request into the store's staging, and from memory, a file or a fill into a reply.
+
+Invariants: memory in use does not depend on a body's size; a request that ends before its body does leaves no spool;
+a reply that cannot be finished ends with its connection, so that nobody takes a part for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from aiohttp import web
+
+from tiered_store.errors import DeadlineExceeded, ProtocolError, StoreError, TooLarge
+from tiered_store.objects import INLINE_MAX_BYTES, Body, FileBody, read_body
+from tiered_store.servers.http.exchange import Exchange
+from tiered_store.servers.http.problems import Refusal
+from tiered_store.store.reading import PIECE_BYTES, Reading
+from tiered_store.store.spool import Staged
+
+__all__ = ["receive", "receive_small", "send", "stream"]
+
+#: Beyond the first ``stall_timeout_s`` a body must come at this rate, bytes per second, on average.
+_RATE_MIN: Final = 512
+
+
+async def receive(exchange: Exchange, *, hashed: bool, max_bytes: int = 0) -> Staged:
+    """Take the request's body.
+
+    Args:
+        exchange: whose; nothing was read of it yet. Everything that can be refused without the body should have been.
+        hashed: whether its sha256 is wanted.
+        max_bytes: a bound beside the store's own, or 0.
+
+    Raises:
+        TooLarge: over a bound; as early as the announced size. DeadlineExceeded: it comes too slowly.
+        ProtocolError: it ended early. QuotaExceeded, DaemonUnavailable: no room for it. Refusal: it has a coding.
+    """
+    size = _announced(exchange)
+    if size is not None:
+        exchange.store.check_size(size)
+        _check_size(size, max_bytes)
+    _invite(exchange)
+    pieces = _Incoming(exchange)
+    if size is not None and size <= INLINE_MAX_BYTES:
+        data = b"".join([piece async for piece in pieces])
+        if len(data) != size:
+            raise ProtocolError(f"the body ended after {len(data)} of {size} bytes")
+        return Staged.of_bytes(data, hashed=hashed)
+    spool = exchange.store.spool(size, hashed=hashed)
+    try:
+        taken = 0
+        async for piece in pieces:
+            taken += len(piece)
+            _check_size(taken, max_bytes)
+            await spool.write(piece)
+        return await spool.finish()
+    except BaseException:
+        await spool.abort()
+        raise
+
+
+async def receive_small(exchange: Exchange, max_bytes: int) -> bytes:
+    """Take a body that is a document, into memory. Raises as :func:`receive`."""
+    size = _announced(exchange)
+    _check_size(size or 0, max_bytes)
+    _invite(exchange)
+    data = bytearray()
+    async for piece in _Incoming(exchange):
+        _check_size(len(data) + len(piece), max_bytes)
+        data += piece
+    return bytes(data)
+
+
+async def send(
+    exchange: Exchange,
+    status: int,
+    headers: Mapping[str, str],
+    body: Body,
+    offset: int = 0,
+    length: int | None = None,
+) -> web.StreamResponse:
+    """Answer with (part of) a body that is at hand, whole and checked. To a HEAD only its size is sent."""
+    if isinstance(body, bytes):
+        return await exchange.reply(status, read_body(body, offset, length), headers)
+    end = body.size if length is None else min(body.size, offset + length)
+    return await _send_pieces(exchange, status, headers, end - offset, _file_pieces(exchange, body, offset, end))
+
+
+async def stream(
+    exchange: Exchange,
+    status: int,
+    headers: Mapping[str, str],
+    reading: Reading,
+    offset: int = 0,
+    length: int | None = None,
+) -> web.StreamResponse:
+    """As :func:`send`, with an object while it comes. The caller closes ``reading``."""
+    size = reading.info.size
+    end = size if length is None else min(size, offset + length)
+    return await _send_pieces(exchange, status, headers, end - offset, reading.chunks(offset, end - offset))
+
+
+async def _send_pieces(
+    exchange: Exchange, status: int, headers: Mapping[str, str], size: int, pieces: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = size
+    if exchange.method == "HEAD" or not size:
+        await response.prepare(exchange.request)
+        await response.write_eof()
+        return response
+    first = await anext(pieces)  # an error that comes before any byte can still be told
+    await response.prepare(exchange.request)
+    try:
+        await response.write(first)
+        async for piece in pieces:
+            await response.write(piece)
+    except (StoreError, OSError, EOFError):
+        exchange.abort()
+        raise
+    await response.write_eof()
+    return response
+
+
+async def _file_pieces(exchange: Exchange, body: FileBody, offset: int, end: int) -> AsyncIterator[bytes]:
+    while offset < end:
+        size = min(PIECE_BYTES, end - offset)
+        if body.is_memory:
+            yield read_body(body, offset, size)
+        else:
+            yield await exchange.files.run(read_body, body, offset, size)
+        offset += size
+
+
+class _Incoming:
+    """The pieces of a request's body, as they come; within the limits of time."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._content = exchange.request.content
+        self._stall_timeout_s = exchange.limits.stall_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._taken = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # The time that the peer has for its next bytes; being far ahead of the rate that it must keep gives it no more.
+        now = self._loop.time()
+        owed_at = self._began + self._stall_timeout_s + self._taken / _RATE_MIN
+        try:
+            async with asyncio.timeout_at(min(owed_at, now + self._stall_timeout_s)):
+                piece = await self._content.readany()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the body came too slowly: {self._taken} bytes in {now - self._began:.0f} s"
+            ) from None
+        except web.RequestPayloadError as error:
+            raise ProtocolError(f"the body is malformed: {error}") from None
+        except ConnectionError as error:
+            raise ProtocolError(f"the body ended early: {error}") from None
+        if not piece:
+            raise StopAsyncIteration
+        self._taken += len(piece)
+        return piece
+
+
+def _announced(exchange: Exchange) -> int | None:
+    """The size of the request's body, or None if it will be known at its end."""
+    coding = exchange.headers.get("Content-Encoding", "identity")
+    if coding.lower() != "identity":
+        raise Refusal(415, "UnsupportedCoding", f"a body is taken as it is, not as {coding[:40]!r}")
+    return exchange.request.content_length
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if max_bytes and size > max_bytes:
+        raise TooLarge(f"the body must have at most {max_bytes} bytes")
+
+
+def _invite(exchange: Exchange) -> None:
+    """Tell a peer that waits for that to send the body, and the kernel that it comes."""
+    request = exchange.request
+    transport = request.transport
+    expected = exchange.headers.get("Expect")
+    if expected is not None and expected.lower() != "100-continue":
+        raise Refusal(417, "ExpectationFailed", f"this door expects nothing but 100-continue, not {expected[:40]!r}")
+    if transport is None or request.content.is_eof():
+        return
+    if expected is not None and request.version >= (1, 1):
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        # A client that sends headers and body in two segments waits for the acknowledgement of the first, which the
+        # kernel would put off for 40 ms.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

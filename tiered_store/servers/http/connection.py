@@ -1,0 +1,172 @@
+"""One connection of the HTTP door: aiohttp's, and the limits of time that aiohttp does not have.
+
+What is counted here is what a peer owes: the rest of a request's headers, or to read its reply. A request's body has
+its limits where it is read (``bodies``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from tiered_store.servers.http.limits import HttpLimits
+from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
+
+__all__ = ["Connection", "Owner", "Server"]
+
+_log = logging.getLogger("tiered_store.http")
+
+#: How long what a refused peer still sends is read and dropped, so that it can read why it was refused.
+_LINGER_S: Final = 2.0
+_FULL: Final = Refusal(503, "DaemonUnavailable", "the daemon has all its connections (http.max_connections)")
+
+
+class Owner(Protocol):
+    """What a connection needs of its door."""
+
+    limits: HttpLimits
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection; False where there are too many."""
+        ...
+
+    def gone(self, connection: Connection) -> None:
+        """It has ended."""
+        ...
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol, watched."""
+
+    __slots__ = ("_door", "_head_since", "_is_admitted", "_stalled_bytes", "_stalled_since", "is_serving")
+
+    def __init__(self, manager: web.Server, door: Owner, *, loop: asyncio.AbstractEventLoop) -> None:
+        limits = door.limits
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=limits.keepalive_timeout_s,
+            max_line_size=limits.max_header_bytes,
+            max_field_size=limits.max_header_bytes,
+            max_headers=limits.max_headers,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type]  # documented: None turns it off
+            logger=_log,
+        )
+        self._door = door
+        self._is_admitted = False
+        self._head_since: float | None = None
+        self._stalled_since: float | None = None
+        self._stalled_bytes = 0
+        self.is_serving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A peer is here; one too many is told so."""
+        self._is_admitted = self._door.admit(self)
+        if not self._is_admitted:
+            cast("asyncio.Transport", transport).write(_raw(_FULL))
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The peer is gone."""
+        if self._is_admitted:
+            self._is_admitted = False
+            super().connection_lost(exc)
+            self._door.gone(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request."""
+        if not self._is_admitted:
+            return
+        if not self.is_serving and self._head_since is None:
+            self._head_since = self._loop.time()
+        super().data_received(data)
+
+    def began(self) -> None:
+        """A request's headers are here."""
+        self.is_serving = True
+        self._head_since = None
+
+    def ended(self) -> None:
+        """It has been answered."""
+        self.is_serving = False
+
+    def pause_writing(self) -> None:
+        """The peer does not read as fast as we write."""
+        super().pause_writing()
+        self._stalled_since = self._loop.time()
+        self._stalled_bytes = 0
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self._stalled_since = None
+
+    def abort(self) -> None:
+        """End it now, whatever is under way."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def check(self, now: float) -> None:
+        """End the connection if its peer has let us wait for too long; called every second or so."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._head_since is not None and now - self._head_since > self._door.limits.header_timeout_s:
+            transport.write(_raw(Refusal(408, "DeadlineExceeded", "the request's headers took too long")))
+            self.force_close()
+        elif self._stalled_since is not None:
+            waiting = transport.get_write_buffer_size()
+            if waiting != self._stalled_bytes:
+                self._stalled_since, self._stalled_bytes = now, waiting
+            elif now - self._stalled_since > self._door.limits.stall_timeout_s:
+                transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP, and what nobody caught."""
+        if isinstance(exc, HttpProcessingError):
+            _log.info("bad request", extra={"error": type(exc).__name__})
+            status = 431 if isinstance(exc, LineTooLong) else 400
+            refusal = Refusal(status, type(exc).__name__, _one_line(message), closes=True)
+        else:
+            _log.error("request failed", exc_info=exc)
+            refusal = Refusal(500, "StoreError", f"internal error: {type(exc).__name__}", closes=True)
+        response = web.Response(status=refusal.status, body=problem_of(refusal), headers={"Content-Type": PROBLEM_TYPE})
+        response.force_close()
+        return response
+
+
+class Server(web.Server):
+    """aiohttp's, with connections of ours."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], door: Owner) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._door = door
+
+    def __call__(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self, self._door, loop=asyncio.get_running_loop())
+
+
+def _raw(refusal: Refusal) -> bytes:
+    body = problem_of(refusal)
+    fields = f"Content-Type: {PROBLEM_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return f"HTTP/1.1 {refusal.status} -\r\n{fields}".encode() + body
+
+
+def _one_line(message: str | None) -> str:
+    return " ".join((message or "").split())[:200]

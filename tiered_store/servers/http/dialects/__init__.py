@@ -1,0 +1,1 @@
+"""What build tools speak over HTTP, one module each."""

@@ -1,0 +1,162 @@
+"""The HTTP door: listens, routes, answers, and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from tiered_store.aio.offload import Offload
+from tiered_store.errors import StoreError
+from tiered_store.servers.http.connection import Connection, Server
+from tiered_store.servers.http.exchange import Exchange, Mounts
+from tiered_store.servers.http.limits import HttpLimits
+from tiered_store.servers.http.problems import Refusal, refusal_of
+from tiered_store.servers.http.rights import OPEN_GATE, Gate
+from tiered_store.servers.http.target import parse_target
+from tiered_store.store.store import Store
+
+__all__ = ["HttpDoor", "Listening"]
+
+_log = logging.getLogger("tiered_store.http")
+
+_CHECK_INTERVAL_S: Final = 1.0
+#: Threads that read cache files for replies.
+_FILE_THREADS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A listening socket.
+
+    Attributes:
+        socket: owned by the door from its start on.
+        tls: what makes its connections secret, or None.
+    """
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
+
+
+class HttpDoor:
+    """Serves mounts over HTTP/1.1 on any number of listening sockets.
+
+    Args:
+        store: what is served.
+        mounts: who answers for which path.
+        limits: what one peer, and all of them, may use.
+        gate: who may do what.
+    """
+
+    def __init__(self, store: Store, mounts: Mounts, *, limits: HttpLimits, gate: Gate = OPEN_GATE) -> None:
+        self.limits = limits
+        self._store = store
+        self._mounts = mounts
+        self._gate = gate
+        self._files = Offload(_FILE_THREADS, "http")
+        self._server = Server(self._handle, self)
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._all_gone = asyncio.Event()
+        self._is_draining = False
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    async def start(self, listening: Sequence[Listening]) -> None:
+        """Begin to accept."""
+        for place in listening:
+            create: Any = self._loop.create_server
+            if place.socket.family == socket.AF_UNIX:
+                create = self._loop.create_unix_server
+            self._servers.append(await create(self._server, sock=place.socket, ssl=place.tls))
+        self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection; False where there are too many."""
+        if len(self._connections) >= self.limits.max_connections or self._is_draining:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def gone(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_gone.set()
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
+        connection = cast("Connection", request.protocol)
+        connection.began()
+        exchange = Exchange(request, store=self._store, limits=self.limits, gate=self._gate, files=self._files)
+        try:
+            target = parse_target(request.raw_path)
+            mount, rest = self._mounts.find(target)
+            exchange.aim(rest, target.query)
+            return await mount.handle(exchange)
+        except Refusal as refusal:
+            return await self._refuse(exchange, refusal)
+        except StoreError as error:
+            return await self._refuse(exchange, refusal_of(error))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            _log.exception("request failed", extra={"method": request.method})
+            return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
+        finally:
+            connection.ended()
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
+        if exchange.request.writer.output_size:  # an answer has begun: its end must not look like one
+            exchange.abort()
+            raise ConnectionResetError("the answer could not be finished")
+        return await exchange.reply_problem(refusal)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, let requests under way finish, then close every connection.
+
+        Returns:
+            whether all of them had finished within ``timeout_s`` seconds.
+        """
+        self._is_draining = True
+        for server in self._servers:
+            server.close()
+        self._all_gone.clear()
+        for connection in list(self._connections):
+            if connection.is_serving:
+                connection.close()
+            else:
+                connection.force_close()
+        is_clean = True
+        if self._connections:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._all_gone.wait()
+            except TimeoutError:
+                is_clean = False
+        if self._connections:
+            self._all_gone.clear()
+            for connection in list(self._connections):
+                connection.abort()
+            await self._all_gone.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._files.close()
+        return is_clean

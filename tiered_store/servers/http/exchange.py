@@ -1,0 +1,158 @@
+"""One request and its answer, as handlers see it.
+
+Handlers know the store and what their path means; rights, bodies and errors are the same for all of them and are
+here, in ``bodies`` and in ``problems``. Invariant: a handler answers exactly once, by what it returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from tiered_store.aio.offload import Offload
+from tiered_store.servers.http.limits import HttpLimits
+from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
+from tiered_store.servers.http.rights import Gate, Right
+from tiered_store.servers.http.target import Target, parse_query
+from tiered_store.store.store import Store
+
+__all__ = ["Exchange", "Handler", "Mount", "Mounts"]
+
+JSON_TYPE: Final = "application/json"
+
+
+class Exchange:
+    """One request, to be answered by ``return await exchange.reply(...)`` or a function of ``bodies``.
+
+    Attributes:
+        request: aiohttp's.
+        store: what is served.
+        limits: of the door.
+        method: such as ``"GET"``.
+        path: what follows the mount's prefix, decoded, without a slash before it.
+        headers: of the request.
+        files: where files are read.
+    """
+
+    __slots__ = ("_gate", "_query", "files", "headers", "limits", "method", "path", "request", "store")
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        *,
+        store: Store,
+        limits: HttpLimits,
+        gate: Gate,
+        files: Offload,
+    ) -> None:
+        self.request = request
+        self.store = store
+        self.limits = limits
+        self.method = request.method
+        self.path = ""
+        self.headers: CIMultiDictProxy[str] = request.headers
+        self.files = files
+        self._query = ""
+        self._gate = gate
+
+    def aim(self, path: str, query: str) -> None:
+        """It is known what the request is for."""
+        self.path = path
+        self._query = query
+
+    def query(self) -> dict[str, str]:
+        """The fields of the query by name. Raises Refusal for one that is malformed."""
+        return parse_query(self._query)
+
+    def require(self, right: Right, key: str = "") -> None:
+        """Ask whether the sender may do this with ``key`` (of a listing: its prefix). Raises Refusal."""
+        self._gate.require(self.request, right, key)
+
+    def refuse_method(self, *allowed: str) -> Refusal:
+        """The answer to a method that this path does not have; to be raised."""
+        text = ", ".join(allowed)
+        return Refusal(405, "MethodNotAllowed", f"this path takes {text}", headers={"Allow": text})
+
+    async def reply(
+        self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None, *, closes: bool = False
+    ) -> web.StreamResponse:
+        """Answer with a body that is at hand, or none. To a HEAD only its size is sent."""
+        response = web.Response(status=status, body=body, headers=headers)
+        if closes:
+            response.force_close()
+        await response.prepare(self.request)
+        await response.write_eof()
+        return response
+
+    async def reply_json(self, value: Any, status: int = 200) -> web.StreamResponse:
+        """Answer with a document."""
+        return await self.reply(status, json.dumps(value).encode(), {"Content-Type": JSON_TYPE})
+
+    async def reply_problem(self, refusal: Refusal) -> web.StreamResponse:
+        """Answer with a problem document."""
+        headers = {"Content-Type": PROBLEM_TYPE, **refusal.headers}
+        return await self.reply(refusal.status, problem_of(refusal), headers, closes=refusal.closes)
+
+    def abort(self) -> None:
+        """End the connection in the middle of an answer, so that the peer sees that it is not whole."""
+        transport = self.request.transport
+        if transport is not None:
+            transport.abort()
+
+
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Who answers for the paths below a prefix.
+
+    Attributes:
+        prefix: one or two segments, such as ``"v1/objects"`` or ``"ccache"``.
+        handle: answers; ``exchange.path`` is what follows the prefix.
+        joins_slashes: whether slashes that stand together count as one, for tools that glue URLs; else they are
+            refused.
+    """
+
+    prefix: str
+    handle: Handler
+    joins_slashes: bool = False
+
+
+class Mounts:
+    """All mounts of a door.
+
+    Raises:
+        ValueError: two have the same prefix.
+    """
+
+    def __init__(self, *mounts: Mount) -> None:
+        self._table: dict[str, Mount] = {}
+        for mount in mounts:
+            if mount.prefix in self._table:
+                raise ValueError(f"two mounts at {mount.prefix!r}")
+            self._table[mount.prefix] = mount
+
+    def find(self, target: Target) -> tuple[Mount, str]:
+        """The mount of a path, and what follows its prefix.
+
+        Raises:
+            Refusal: there is none, or it does not take slashes that stand together.
+        """
+        first, _, rest = target.path.partition("/")
+        second, _, beyond = rest.partition("/")
+        mount = self._table.get(f"{first}/{second}")
+        if mount is not None:
+            rest = beyond
+        else:
+            mount = self._table.get(first)
+        if mount is None:
+            raise Refusal(404, "NoSuchPath", "nothing is served at this path")
+        if target.has_double_slash and not mount.joins_slashes:
+            raise Refusal(400, "BadTarget", "a path must not contain an empty segment ('//')")
+        return mount, rest

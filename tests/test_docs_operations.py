@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tiered_store.stats import CdnStats, OriginStats, StoreStats, TierStats, WriteBackStats
+from tiered_store.stats import CdnStats, DialectStats, OriginStats, StoreStats, TierStats, WriteBackStats
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 
 
-@pytest.mark.parametrize("section", [TierStats, CdnStats, OriginStats, WriteBackStats, StoreStats])
+@pytest.mark.parametrize("section", [TierStats, CdnStats, OriginStats, WriteBackStats, DialectStats, StoreStats])
 def test_every_counter_is_named(section: type) -> None:
     text = DOCUMENT.read_text()
     names = {field.name for field in fields(section)} - {"origin"}  # a section of its own

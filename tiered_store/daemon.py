@@ -24,14 +24,13 @@ import uvloop
 
 from tiered_store import __version__, logs
 from tiered_store.aio.heap import keep_freed_memory
-from tiered_store.config.checks import uses_journal
+from tiered_store.config.checks import opens_journal
 from tiered_store.config.load import Loaded
 from tiered_store.config.providers import said_origin
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import StoreError
 from tiered_store.servers.native import NativeDoor
 from tiered_store.servers.sockets import ListenError, UnixListener, bind_unix
-from tiered_store.store.store import Store
 from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan, divide_descriptors, raise_descriptor_limit
 from tiered_store.wiring.opening import OpenStore, open_store
 from tiered_store.wiring.settings import native_limits
@@ -133,7 +132,7 @@ async def _run(loaded: Loaded) -> int:
             return 1
         closed = clean = False
         try:
-            clean = await _serve(loaded, plan, opened.store, listener, stop, began)
+            clean = await _serve(loaded, plan, opened, listener, stop, began)
         finally:
             closed = await _close(opened, server.drain_timeout_s + _CLOSE_MARGIN_S)
     _log.info("stopped", extra={"clean": clean and closed, "uptime_s": round(time.monotonic() - began, 3)})
@@ -143,17 +142,17 @@ async def _run(loaded: Loaded) -> int:
 
 
 async def _serve(
-    loaded: Loaded, plan: DescriptorPlan, store: Store, listener: UnixListener, stop: _Stop, began: float
+    loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, listener: UnixListener, stop: _Stop, began: float
 ) -> bool:
     """Accept clients until a signal comes; whether all of them could be finished in time."""
     config = loaded.config
     door = NativeDoor(
-        store,
+        opened.store,
         listener.socket,
         limits=native_limits(config, plan),
         allow_uids=frozenset(config.server.allow_uids) or None,
         allow_gids=frozenset(config.server.allow_gids) or None,
-        extra_stats=lambda: {"rss_bytes": resident_bytes(), "pid": os.getpid(), "version": __version__},
+        extra_stats=lambda: {**_build_stats(opened), **_process_stats()},
         name=f"tiered_store {__version__}",
     )
     # What is there now stays as long as the process: the collector need not look at it again.
@@ -170,6 +169,14 @@ async def _serve(
     if not clean:
         _log.warning("requests were cut off", extra={"drain_timeout_s": config.server.drain_timeout_s})
     return clean
+
+
+def _build_stats(opened: OpenStore) -> dict[str, object]:
+    return {} if opened.build is None else {"build": opened.build.counters()}
+
+
+def _process_stats() -> dict[str, object]:
+    return {"rss_bytes": resident_bytes(), "pid": os.getpid(), "version": __version__}
 
 
 async def _close(opened: OpenStore, limit_s: float) -> bool:
@@ -193,7 +200,7 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
         "origin": said_origin(config),
         "disk": disk,
         "cdn": config.cdn.base_url or "off",
-        "journal": str(config.write_back.path) if uses_journal(config) else "off",
+        "journal": str(config.write_back.path) if opens_journal(config) else "off",
         "memory": format_size(config.memory.max_bytes),
         "files": f"{plan.limit} ({plan.connections} connections, {plan.memory} memory, {plan.disk} disk)",
         "settings": {setting: source for setting, source in loaded.sources.items() if source != "default"},

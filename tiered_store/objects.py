@@ -191,9 +191,11 @@ class Entry:
         tier: the place that answered: ``"memory"``, ``"disk"``, ``"cdn"`` or ``"origin"``.
         crc: zlib.crc32 of the body, or None where it was not computed yet.
         wire: room for a door to keep its encoding of ``info``; tiers ignore it.
+        is_verified: whether a body in memory, which nobody can change, was seen to have its artifact's digest; of a
+            file on disk it says nothing.
     """
 
-    __slots__ = ("body", "crc", "fresh_until", "info", "tier", "validated_at", "wire")
+    __slots__ = ("body", "crc", "fresh_until", "info", "is_verified", "tier", "validated_at", "wire")
 
     def __init__(
         self,
@@ -212,6 +214,7 @@ class Entry:
         self.tier = tier
         self.crc = crc
         self.wire: bytes = b""
+        self.is_verified = False
 
     def __repr__(self) -> str:
         return f"Entry({self.info.key!r}, {self.info.size} bytes, {self.tier})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["CdnStats", "OriginStats", "StoreStats", "TierStats", "WriteBackStats"]
+__all__ = ["CdnStats", "DialectStats", "OriginStats", "StoreStats", "TierStats", "WriteBackStats"]
 
 
 @dataclass(slots=True)
@@ -75,6 +75,18 @@ class WriteBackStats:
     failing: int = 0  # puts whose last attempt failed, and which are tried again
     last_error: str = ""  # what the last attempt failed with; empty when none is failing
     bypassed: int = 0  # puts that went straight to the origin: the journal was full, or could not be written
+
+
+@dataclass(slots=True)
+class DialectStats:
+    """What the build tools that speak one dialect have asked of the build cache."""
+
+    hits: int = 0  # reads answered with content, whole and verified
+    misses: int = 0  # reads answered "not there", for whatever reason
+    failed: int = 0  # reads answered so because of a fault: the origin did not answer, or not in time
+    damaged: int = 0  # entries and contents that were found damaged, and dropped
+    puts: int = 0  # writes that were stored
+    refused: int = 0  # writes that were not: too large, no room, no right to
 
 
 @dataclass(slots=True)

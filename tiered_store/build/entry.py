@@ -60,6 +60,11 @@ class Place:
         place = f"{self.dialect}/{self.instance}/"
         return f"{QUARANTINE_PREFIX}{self.writer}/{place}" if self.writer else ENTRY_PREFIX + place
 
+    @property
+    def trusted(self) -> Place:
+        """The same place as everybody sees it, outside any quarantine."""
+        return Place(self.dialect, self.instance)
+
     def key(self, name: str) -> Key:
         """The key of the entry behind a tool's key.
 

@@ -25,6 +25,7 @@ __all__ = [
     "check_policies",
     "installed_bytes",
     "journal_notices",
+    "opens_journal",
     "uses_journal",
     "waiting_puts",
 ]
@@ -140,6 +141,11 @@ def uses_journal(config: Config) -> bool:
     return any(rule.write_back for rule in config.policies)
 
 
+def opens_journal(config: Config) -> bool:
+    """Whether a journal is opened: a policy asks for one, or the build cache would have its writes go there."""
+    return uses_journal(config) or (config.build.enabled and config.build.write_back and config.origin.backend == "s3")
+
+
 def _check_journal(config: Config) -> Iterator[Finding]:
     path = config.write_back.path
     found = obstacle(path)
@@ -158,7 +164,7 @@ def _check_journal(config: Config) -> Iterator[Finding]:
 
 def journal_notices(config: Config) -> Iterator[str]:
     """What waits in a journal that no policy asks for any more."""
-    if not uses_journal(config) and (count := waiting_puts(config.write_back.path)):
+    if not opens_journal(config) and (count := waiting_puts(config.write_back.path)):
         yield (
             f"no policy says write_back, and {config.write_back.path} holds {count} puts that are not at the origin "
             "yet: the daemon uploads them"

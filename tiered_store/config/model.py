@@ -30,6 +30,7 @@ from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Mode, Second
 
 __all__ = [
     "SECTIONS",
+    "BuildSection",
     "CdnSection",
     "Config",
     "DiskSection",
@@ -162,6 +163,15 @@ class WriteBackSection(Section):
     uploads_at_once: Annotated[int, Field(ge=1, le=1000)] = 8
 
 
+class BuildSection(Section):
+    """The build cache, which build tools reach by the dialects they speak."""
+
+    enabled: bool = True
+    read_timeout_s: Annotated[Seconds, Field(gt=0)] = 8.0
+    max_entry_bytes: ByteSize = 2 * _GIB
+    write_back: bool = True
+
+
 class LimitsSection(Section):
     """What one request may bring."""
 
@@ -201,6 +211,7 @@ class Config(Section):
     cdn: CdnSection
     fills: FillsSection
     write_back: WriteBackSection
+    build: BuildSection
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
     log: LogSection
@@ -216,6 +227,7 @@ SECTIONS: dict[str, type[Section]] = {
     "cdn": CdnSection,
     "fills": FillsSection,
     "write_back": WriteBackSection,
+    "build": BuildSection,
     "limits": LimitsSection,
     "log": LogSection,
 }

@@ -288,10 +288,12 @@ class Store:
         self._check_open()
         return await self._staging.stage_file(descriptor, size, hashed=hashed)
 
-    async def put(self, key: Key | None, staged: Staged, headers: PutHeaders) -> ObjectInfo:
-        """Store an upload; returns when the origin has it durably. See ``Writes.put``."""
+    async def put(
+        self, key: Key | None, staged: Staged, headers: PutHeaders, *, write_back: bool = False
+    ) -> ObjectInfo:
+        """Store an upload; returns when the origin has it durably, or the journal. See ``Writes.put``."""
         self._check_open()
-        return await self._writes.put(key, staged, headers)
+        return await self._writes.put(key, staged, headers, write_back=write_back)
 
     async def delete(self, key: Key) -> bool:
         """Remove an object; tells whether it existed. See ``Writes.delete``."""
@@ -321,6 +323,10 @@ class Store:
         """The disk tier found an object with wrong bytes and dropped it; its reader goes on to the origin."""
         self._counters.corrupt += 1
         _log.warning("a damaged object was dropped", extra={"key": key})
+
+    def condemn(self, key: Key) -> None:
+        """A reader found that what the tiers hold of an object is damaged: count and drop it."""
+        self._cache.condemn(key)
 
     def stats(self) -> dict[str, object]:
         """Counters: a section each for memory, disk, cdn and origin, then the store's own."""

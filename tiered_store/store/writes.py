@@ -109,8 +109,12 @@ class Writes:
         self._journal_places = asyncio.Semaphore(max_running)  # those of the origin may all be waiting for it
         self.completed = 0  # lets a reader know whether anything was written while it asked the origin
 
-    async def put(self, key: Key | None, staged: Staged, headers: PutHeaders) -> ObjectInfo:
+    async def put(
+        self, key: Key | None, staged: Staged, headers: PutHeaders, *, write_back: bool = False
+    ) -> ObjectInfo:
         """Store an upload; without a key, as the artifact that it is.
+
+        ``write_back``: the journal may acknowledge it, where there is one, whatever the key's policy says.
 
         Raises:
             InvalidKey: a path below the artifacts' directory. TooLarge: too much metadata.
@@ -121,7 +125,7 @@ class Writes:
             key = await self._verified(key, staged)
         _refuse_artifact_path(key)
         await self._locks.acquire(key)
-        places = self._journal_places if self._is_written_back(key) else self._places
+        places = self._journal_places if self._is_written_back(key, asked=write_back) else self._places
         return await self._to_the_end(self._put(key, staged.body, staged.crc, headers, places), [key], places)
 
     async def delete(self, key: Key) -> bool:
@@ -183,8 +187,8 @@ class Writes:
             self._overtake(pending.key)
             self._backlog.uploaded(pending)
 
-    def _is_written_back(self, key: Key) -> bool:
-        return self._backlog.is_on and self._freshness.policies.of(key).write_back
+    def _is_written_back(self, key: Key, *, asked: bool = False) -> bool:
+        return self._backlog.is_on and (asked or self._freshness.policies.of(key).write_back)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T], held: Sequence[str], places: asyncio.Semaphore) -> T:
         """Run a write whose locks are held; it ends, and lets go of them, also when the caller does not wait.
@@ -211,7 +215,7 @@ class Writes:
         self, key: Key, body: Body, crc: int | None, headers: PutHeaders, places: asyncio.Semaphore
     ) -> ObjectInfo:
         """Acknowledge with the journal where that is asked for and possible, else go to the origin."""
-        if self._is_written_back(key):
+        if self._is_written_back(key, asked=places is self._journal_places):
             pending = self._backlog.get(key) if is_artifact(key) else None
             if pending is not None and await self._backlog.body(pending) is not None:  # the same bytes, and sound ones
                 return self._skipped(pending.info)

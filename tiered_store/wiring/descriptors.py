@@ -9,7 +9,7 @@ import contextlib
 import resource
 from dataclasses import dataclass
 
-from tiered_store.config.checks import uses_journal
+from tiered_store.config.checks import opens_journal
 from tiered_store.config.model import Config
 from tiered_store.objects import INLINE_MAX_BYTES
 
@@ -79,7 +79,7 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
         reserved += config.s3.max_connections
     if config.cdn.base_url:
         reserved += config.cdn.max_connections
-    if uses_journal(config):
+    if opens_journal(config):
         reserved += _PER_UPLOAD * config.write_back.uploads_at_once
     usable = limit - reserved
     if usable < _USABLE_MINIMUM:

@@ -9,13 +9,14 @@ import contextlib
 from collections.abc import Sequence
 
 from tiered_store.aio.offload import Offload
+from tiered_store.build.cache import BuildCache
 from tiered_store.config.model import Config
 from tiered_store.key import Key
 from tiered_store.stats import OriginStats
 from tiered_store.store.store import Store
 from tiered_store.tiers.memory import MemoryTier
 from tiered_store.wiring.descriptors import DescriptorPlan
-from tiered_store.wiring.parts import start_backlog, start_cdn, start_disk, start_origin
+from tiered_store.wiring.parts import start_backlog, start_build, start_cdn, start_disk, start_origin
 from tiered_store.wiring.settings import store_limits, store_policies
 
 __all__ = ["OpenStore", "open_store"]
@@ -26,15 +27,19 @@ class OpenStore:
 
     Attributes:
         store: started.
+        build: the build cache over it, or None where it is off.
     """
 
-    def __init__(self, store: Store, pools: Sequence[Offload]) -> None:
+    def __init__(self, store: Store, build: BuildCache | None, pools: Sequence[Offload]) -> None:
         self.store = store
+        self.build = build
         self._pools = pools
 
     async def close(self) -> None:
         """Close the store, which closes its tiers and its origin, and then the threads that those used."""
         try:
+            if self.build is not None:
+                await self.build.close()
             await self.store.close()
         finally:
             for pool in self._pools:
@@ -73,5 +78,6 @@ async def open_store(config: Config, plan: DescriptorPlan) -> OpenStore:
             backlog=backlog,
         )
         await store.start()
+        build = start_build(config, store, undo, pools)
         undo.pop_all()
-        return OpenStore(store, pools)
+        return OpenStore(store, build, pools)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from tiered_store.aio.offload import Offload
 from tiered_store.aio.ownership import NotOurs
-from tiered_store.config.checks import uses_journal, waiting_puts
+from tiered_store.build.cache import BuildCache
+from tiered_store.config.checks import opens_journal, uses_journal, waiting_puts
 from tiered_store.config.model import CdnSection, Config, DiskSection, S3Section
 from tiered_store.config.providers import said_origin
 from tiered_store.errors import OriginUnavailable
@@ -28,21 +29,24 @@ from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.stats import OriginStats
 from tiered_store.store.backlog import Backlog, BacklogLimits
 from tiered_store.store.journal import Journal
+from tiered_store.store.store import Store
 from tiered_store.tiers.directory import forget_marks
 from tiered_store.tiers.disk import DiskTier
-from tiered_store.wiring.settings import cdn_settings, s3_settings
+from tiered_store.wiring.settings import build_limits, cdn_settings, s3_settings
 
 if TYPE_CHECKING:
     from tiered_store.origins.s3 import S3Origin
     from tiered_store.tiers.cdn import CdnTier
 
-__all__ = ["new_pool", "start_backlog", "start_bucket", "start_cdn", "start_disk", "start_origin"]
+__all__ = ["new_pool", "start_backlog", "start_bucket", "start_build", "start_cdn", "start_disk", "start_origin"]
 
 _log = logging.getLogger("tiered_store.wiring")
 
 #: Threads that wait for files. Most of the time they are in a system call, not on a core.
 _ORIGIN_THREADS = 8
 _DISK_THREADS = 4
+#: They hash, so that more than there are cores would gain nothing.
+_BUILD_THREADS = 2
 #: What a start waits for the directory of a disk tier that is off.
 _LEAVE_TIMEOUT_S = 5.0
 
@@ -153,11 +157,14 @@ async def start_cdn(section: CdnSection, undo: contextlib.AsyncExitStack) -> Cdn
 async def start_backlog(config: Config, undo: contextlib.AsyncExitStack) -> Backlog | None:
     """Open the journal where a policy asks for one, and where an earlier configuration has left puts in one.
 
+    The build cache uses one where it can be had, and does without where not.
+
     Raises:
         OriginUnavailable: it cannot be used. To go on without it would hide acknowledged puts from their readers.
     """
     section, is_used = config.write_back, uses_journal(config)
-    if not is_used and not await asyncio.to_thread(waiting_puts, section.path):
+    has_puts = await asyncio.to_thread(waiting_puts, section.path) > 0
+    if not has_puts and not opens_journal(config):
         return None
     journal = Journal(section.path, said_origin(config))
     backlog = Backlog(journal, BacklogLimits(section.max_bytes, section.max_entries))
@@ -165,9 +172,20 @@ async def start_backlog(config: Config, undo: contextlib.AsyncExitStack) -> Back
     try:
         await backlog.start()
     except (NotOurs, OSError) as error:
-        if not is_used and isinstance(error, NotOurs):  # the default place, and puts of another daemon or origin
-            _log.warning("puts in a journal are left to others", extra={"reason": str(error)})
+        if not is_used and (isinstance(error, NotOurs) or not has_puts):
+            # The default place, with puts of another daemon or origin; or it has none that could be missed.
+            _log.warning("the journal is left alone", extra={"reason": str(error)})
             await backlog.close()
             return None
         raise OriginUnavailable(f"the journal cannot be used (write_back.path): {error}", retryable=False) from error
     return backlog
+
+
+def start_build(
+    config: Config, store: Store, undo: contextlib.AsyncExitStack, pools: list[Offload]
+) -> BuildCache | None:
+    """The build cache over a store, with threads of its own; None where it is off."""
+    if not config.build.enabled:
+        return None
+    pools.append(new_pool(undo, "build", _BUILD_THREADS))
+    return BuildCache(store, pools[-1], build_limits(config))

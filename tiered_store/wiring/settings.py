@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tiered_store.build.cache import BuildLimits
+from tiered_store.build.entry import ENTRY_PREFIX, QUARANTINE_PREFIX
 from tiered_store.config.model import CdnSection, Config, S3Section
 from tiered_store.config.providers import place_of
 from tiered_store.servers.limits import NativeLimits
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
     from tiered_store.origins.s3settings import S3Settings
     from tiered_store.tiers.cdnsettings import CdnSettings
 
-__all__ = ["cdn_settings", "native_limits", "s3_settings", "store_limits", "store_policies"]
+__all__ = ["build_limits", "cdn_settings", "native_limits", "s3_settings", "store_limits", "store_policies"]
+
+#: Where tools' keys are, and what holds for them where no policy says otherwise. Whatever is behind one was right when
+#: it was written, so that no reader need wait to learn whether another machine has written it anew.
+_ENTRIES = (ENTRY_PREFIX, QUARANTINE_PREFIX)
+_ENTRIES_STALE_S = 86_400.0
 
 
 def native_limits(config: Config, plan: DescriptorPlan) -> NativeLimits:
@@ -66,7 +73,7 @@ def store_limits(config: Config) -> StoreLimits:
 
 def store_policies(config: Config) -> Policies:
     """What the store keeps for how long, by key prefix."""
-    return Policies(
+    rules = [
         Policy(
             rule.prefix,
             immutable=rule.immutable,
@@ -78,7 +85,16 @@ def store_policies(config: Config) -> Policies:
             write_back=rule.write_back,
         )
         for rule in config.policies
-    )
+    ]
+    named = {rule.prefix for rule in rules}
+    entries = [Policy(prefix, stale_while_revalidate_s=_ENTRIES_STALE_S) for prefix in _ENTRIES if prefix not in named]
+    return Policies([*rules, *entries])
+
+
+def build_limits(config: Config) -> BuildLimits:
+    """What the build cache allows."""
+    section = config.build
+    return BuildLimits(section.read_timeout_s, section.max_entry_bytes, section.write_back)
 
 
 def s3_settings(section: S3Section) -> S3Settings:

@@ -32,11 +32,19 @@ def test_an_origin_in_memory_needs_descriptors_too(configured) -> None:
 
 
 def test_connections_to_a_bucket_are_descriptors_too(configured) -> None:
-    plan = divide_descriptors(1024, configured(f"{S3}max_connections = 100"))
+    bucket = f"{S3}max_connections = 100\n[build]\nwrite_back = false"
+    plan = divide_descriptors(1024, configured(bucket))
     rest = 1024 - 256 - 100 - 2 * 167
     assert (plan.connections, plan.memory, plan.disk) == (167, rest // 2, rest - rest // 2)
     with pytest.raises(CannotStart, match="only 419 files; allow at least 420"):
+        divide_descriptors(419, configured(bucket))
+
+
+def test_build_tools_writes_to_a_bucket_go_through_a_journal(configured) -> None:
+    with pytest.raises(CannotStart, match="allow at least 436"):
         divide_descriptors(419, configured(f"{S3}max_connections = 100"))
+    with pytest.raises(CannotStart, match="allow at least 420"):
+        divide_descriptors(419, configured(f"{S3}max_connections = 100\n[build]\nenabled = false"))
 
 
 def test_connections_to_a_cdn_are_descriptors_too(configured) -> None:

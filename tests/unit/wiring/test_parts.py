@@ -141,3 +141,27 @@ async def test_without_its_journal_a_daemon_does_not_start(configured, tmp_path:
     with pytest.raises(OriginUnavailable, match=r"the journal cannot be used \(write_back.path\)"):
         await open_store(config, divide_descriptors(1024, config))
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("is_usable", [True, False])
+async def test_the_build_cache_uses_a_journal_where_it_can(configured, tmp_path: Path, is_usable: bool) -> None:
+    config = configured(f"{S3}access_key_id = 'i'\nsecret_access_key = 's'\nregion = 'eu-central-1'")
+    if not is_usable:
+        (tmp_path / "d/journal/lock").mkdir(parents=True)
+        (tmp_path / "d/journal").chmod(0o700)
+    before = open_descriptors()
+    opened = await open_store(config, divide_descriptors(1024, config))
+    try:
+        stats = opened.store.stats()["write_back"]
+        assert stats["max_bytes"] == (2**30 if is_usable else 0)  # type: ignore[index]
+        assert opened.build is not None
+    finally:
+        await opened.close()
+    assert open_descriptors() == before
+
+
+async def test_there_is_no_build_cache_where_it_is_off(configured) -> None:
+    config = configured("[build]\nenabled = false")
+    opened = await open_store(config, divide_descriptors(1024, config))
+    assert opened.build is None
+    await opened.close()

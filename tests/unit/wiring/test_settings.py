@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 from tests.unit.wiring.conftest import CDN, S3
+from tiered_store.build.cache import BuildLimits
 from tiered_store.origins.s3settings import S3Settings
 from tiered_store.tiers.cdnsettings import CdnSettings
 from tiered_store.wiring.descriptors import divide_descriptors
-from tiered_store.wiring.settings import cdn_settings, native_limits, s3_settings, store_limits, store_policies
+from tiered_store.wiring.settings import (
+    build_limits,
+    cdn_settings,
+    native_limits,
+    s3_settings,
+    store_limits,
+    store_policies,
+)
 
 
 def test_the_doors_limits(configured) -> None:
@@ -25,6 +33,19 @@ def test_policies_reach_the_store(configured) -> None:
     assert policies.of("a/x").ttl_s == 7
     assert policies.of("b/x").immutable
     assert policies.of("cache/x").immutable
+
+
+def test_readers_of_a_tools_key_wait_for_no_other_machine_unless_told_so(configured) -> None:
+    config = configured("[[policies]]\nprefix = 'quarantine/'\nttl_s = 7")
+    policies = store_policies(config)
+    assert policies.of("build/ccache/main/x").stale_while_revalidate_s == 86_400
+    assert policies.of("quarantine/a/ccache/main/x").stale_while_revalidate_s == 0
+
+
+def test_the_build_caches_own_defaults_are_the_configurations(configured) -> None:
+    assert build_limits(configured()) == BuildLimits()
+    section = "[build]\nread_timeout_s = 1\nmax_entry_bytes = 7\nwrite_back = false"
+    assert build_limits(configured(section)) == BuildLimits(1.0, 7, write_back=False)
 
 
 def test_what_a_bucket_of_defaults_is_told(configured) -> None:

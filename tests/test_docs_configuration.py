@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tiered_store.client.address import default_socket_path
+from tiered_store.config.accessmodel import ARRAYS
 from tiered_store.config.defaults import default_paths
 from tiered_store.config.load import load
 from tiered_store.config.model import SECTIONS, Config, PolicyRule
@@ -23,16 +24,25 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "config" / "tiered_store.toml"
 DOCUMENT = ROOT / "docs" / "configuration.md"
 
-SETTINGS = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
-RULE_SETTINGS = {f"policies.{name}" for name in PolicyRule.model_fields}
+#: Arrays of tables; what each table must have has no default and is shown by an example.
+RULES = {"policies": PolicyRule, **ARRAYS}
+REQUIRED = {
+    array: {name for name, field in rule.model_fields.items() if field.is_required()} for array, rule in RULES.items()
+}
+SETTINGS = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields} - set(RULES)
+RULE_SETTINGS = {f"{array}.{name}" for array, rule in RULES.items() for name in rule.model_fields}
 
 
-def flattened(tree: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for section, table in tree.items():
-        flat.update(
-            {f"{section}.{name}": value for name, value in (table[0] if section == "policies" else table).items()}
-        )
+def flattened(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        setting = f"{above}{name}"
+        if setting in RULES:
+            flat.update(flattened(value[0], f"{setting}."))
+        elif setting in SECTIONS:
+            flat.update(flattened(value, f"{setting}."))
+        else:
+            flat[setting] = value
     return flat
 
 
@@ -44,7 +54,7 @@ def reference() -> dict[str, Any]:
 
 def documented() -> dict[str, Any]:
     rows = re.findall(
-        r"^\| `([a-z][a-z0-9_]*\.[a-z_]+)` \| `(.+?)` \| .+ \|$", DOCUMENT.read_text(), flags=re.MULTILINE
+        r"^\| `([a-z][a-z0-9_]*(?:\.[a-z_]+)+)` \| `(.+?)` \| .+ \|$", DOCUMENT.read_text(), flags=re.MULTILINE
     )
     assert len(rows) == len(dict(rows)), "a setting has two rows"
     return {name: tomllib.loads(f"value = {value}")["value"] for name, value in rows}
@@ -73,10 +83,12 @@ def test_the_defaults_shown_are_the_defaults(found: Any) -> None:
     shown = found()
     config = defaults()
     for name, model in SECTIONS.items():
-        values = {setting.partition(".")[2]: v for setting, v in shown.items() if setting.startswith(f"{name}.")}
+        values = {setting.partition(".")[2]: shown[setting] for setting in SETTINGS if setting.startswith(f"{name}.")}
         assert model.model_validate(values) == getattr(config, name)
-    rule = {setting.partition(".")[2]: v for setting, v in shown.items() if setting.startswith("policies.")}
-    assert PolicyRule.model_validate(rule) == PolicyRule(prefix="")
+    for array, rule in RULES.items():
+        values = {setting.rpartition(".")[2]: v for setting, v in shown.items() if setting.startswith(f"{array}.")}
+        examples = {name: values[name] for name in REQUIRED[array]}
+        assert rule.model_validate(values) == rule.model_validate(examples)
 
 
 def test_the_reference_file_is_a_configuration_that_changes_nothing(tmp_path: Path) -> None:

@@ -152,5 +152,13 @@ def toml_of(config: Mapping[str, Any]) -> str:
         )
         for head, table in tables:
             lines.append(head)
-            lines.extend(f"{name} = {json.dumps(setting, ensure_ascii=False)}" for name, setting in table.items())
+            lines.extend(f"{name} = {_toml_value(setting)}" for name, setting in table.items())
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml_value(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -7,7 +7,7 @@ configuration with faults raises all of them at once, and one without has only b
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tiered_store.config.accesschecks import access_notices, check_access
+from tiered_store.config.accessmodel import ARRAYS
 from tiered_store.config.cdnchecks import cdn_notices, check_cdn
 from tiered_store.config.checks import check, check_policies, journal_notices
 from tiered_store.config.defaults import default_paths, paths_below
@@ -113,14 +115,14 @@ def load(
     faulty = {fault.setting for fault in reading.faults}
     named = {setting: source not in _OWN_PLACES for setting, source in sources.items()}
     found = (*check(config, named), *check_s3(config, sources, faulty), *check_cdn(config), *check_policies(numbered))
-    for setting, message in found:
+    for setting, message in (*found, *check_access(config)):
         if setting not in faulty:
-            source = sources["policies" if setting.startswith("policies") else setting]
-            reading.faults.append(Fault(source, setting, message))
+            reading.faults.append(Fault(sources[setting.partition("[")[0]], setting, message))
     if reading.faults:
         raise ConfigError(reading.faults)
     of_s3, of_cdn = (*unused_notices(config, sources, named), *s3_notices(config)), cdn_notices(config, sources)
-    return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn, *journal_notices(config)))
+    others = (*journal_notices(config), *access_notices(config))
+    return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn, *others))
 
 
 def _home() -> Path:
@@ -161,9 +163,14 @@ def _section(reading: _Reading, name: str, model: type[Section], defaults: Mappi
         return model.model_validate(values)
     except ValidationError as error:
         for details in error.errors():
-            key = str(details["loc"][0])
-            setting = f"{name}.{key}"
-            reading.faults.append(Fault(given[key].source, setting, _say(setting, details)))
+            key, *inside = details["loc"]
+            key, setting = str(key), f"{name}.{key}"
+            if setting in ARRAYS and inside:  # the table by its place, counted from 1, and the setting in it
+                fields = ARRAYS[setting].model_fields
+                told = f"{setting}[{int(inside[0]) + 1}].{inside[1]}"
+                reading.faults.append(Fault(given[key].source, told, _say(told, details, fields)))
+            else:
+                reading.faults.append(Fault(given[key].source, setting, _say(setting, details)))
             values.pop(key, None)
             if setting in defaults:
                 values[key] = defaults[setting]
@@ -221,11 +228,10 @@ _SENTENCES = {
 _LATER_BACKENDS = {"gcs", "tiered"}
 
 
-def _say(setting: str, details: ErrorDetails) -> str:
+def _say(setting: str, details: ErrorDetails, known: Iterable[str] = PolicyRule.model_fields) -> str:
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        name = str(details["loc"][0])
-        return f"unknown setting; {nearest(name, PolicyRule.model_fields)}"
+        return f"unknown setting; {nearest(str(details['loc'][-1]), known)}"
     if setting == "origin.backend" and isinstance(given, str) and given in _LATER_BACKENDS:
         return f"{given!r} is not supported by this version; use 'local' or 's3'"
     if kind == "string_type" and _is_private(setting):

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
+from tiered_store.config.accessmodel import AccessSection, BuildSection
 from tiered_store.config.cdnvalues import CdnUrl, Headers
 from tiered_store.config.s3values import (
     Bucket,
@@ -26,6 +27,7 @@ from tiered_store.config.s3values import (
     StorageClasses,
     Word,
 )
+from tiered_store.config.section import Section
 from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Mode, Seconds
 
 __all__ = [
@@ -57,12 +59,6 @@ _PART_MAX_BYTES = 5 * _GIB
 _FILL_MIN_BYTES = _MIB
 #: Metadata travels in the head of a message, 64 KiB at most, together with the key and the lengths of its texts.
 _METADATA_MAX_BYTES = 32 * 1024
-
-
-class Section(BaseModel):
-    """A table of the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ServerSection(Section):
@@ -214,6 +210,8 @@ class Config(Section):
     build: BuildSection
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
+    access: AccessSection
+    build: BuildSection
     log: LogSection
 
 
@@ -229,6 +227,8 @@ SECTIONS: dict[str, type[Section]] = {
     "write_back": WriteBackSection,
     "build": BuildSection,
     "limits": LimitsSection,
+    "access": AccessSection,
+    "build": BuildSection,
     "log": LogSection,
 }
 

@@ -33,7 +33,7 @@ def test_a_file_is_flattened(tmp_path: Path) -> None:
         (
             "[zzz]\n",
             "zzz",
-            "unknown section; known are build, cdn, disk, fills, limits, log, memory, origin, policies, s3, server",
+            "unknown section; known are access, build, cdn, disk, fills, ",
         ),
         ("[http]\nport = 1", "http", "is not supported by this version; remove it"),
         ("[cdn]\nbase = 'x'", "cdn.base", "unknown setting; did you mean 'base_url'?"),

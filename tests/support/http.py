@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from tests.support.store import Rig, store_rig
+from tiered_store.servers.access import AccessSettings, Gate
 from tiered_store.servers.http.door import HttpDoor, Listening
 from tiered_store.servers.http.exchange import Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
@@ -59,18 +60,29 @@ class ServedHttp:
 
 
 @asynccontextmanager
-async def served_http(*mounts: Mount, limits: HttpLimits | None = None, **options: Any) -> AsyncIterator[ServedHttp]:
+async def served_http(
+    *mounts: Mount,
+    limits: HttpLimits | None = None,
+    access: AccessSettings | None = None,
+    cors_origins: Collection[str] = (),
+    **options: Any,
+) -> AsyncIterator[ServedHttp]:
     """A door with these mounts; closed at the end, when nothing of any connection may be left.
 
     Args:
         mounts: who answers.
         limits: of the door.
+        access: who may do what; everybody everything if None.
+        cors_origins: whose pages may use it.
         options: of ``store_rig``, which is there when the mounts are asked for.
     """
     directory = tempfile.mkdtemp(prefix="ts-")
     try:
         async with store_rig(**options) as rig:
-            door = HttpDoor(rig.store, Mounts(*mounts), limits=limits or HttpLimits())
+            gate = Gate(access or AccessSettings())
+            door = HttpDoor(
+                rig.store, Mounts(*mounts), limits=limits or HttpLimits(), gate=gate, cors_origins=cors_origins
+            )
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(f"{directory}/h")
                 listener.listen(64)

@@ -107,7 +107,7 @@ async def stream(
 async def _send_pieces(
     exchange: Exchange, status: int, headers: Mapping[str, str], size: int, pieces: AsyncIterator[bytes]
 ) -> web.StreamResponse:
-    response = web.StreamResponse(status=status, headers=headers)
+    response = web.StreamResponse(status=status, headers={**headers, **exchange.headers_of_all})
     response.content_length = size
     if exchange.method == "HEAD" or not size:
         await response.prepare(exchange.request)

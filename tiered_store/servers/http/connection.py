@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
+from tiered_store.servers.http.rights import Sender, sender_of
 
 __all__ = ["Connection", "Owner", "Server"]
 
@@ -43,7 +44,7 @@ class Owner(Protocol):
 class Connection(web.RequestHandler):
     """aiohttp's protocol, watched."""
 
-    __slots__ = ("_door", "_head_since", "_is_admitted", "_stalled_bytes", "_stalled_since", "is_serving")
+    __slots__ = ("_door", "_head_since", "_is_admitted", "_stalled_bytes", "_stalled_since", "is_serving", "sender")
 
     def __init__(self, manager: web.Server, door: Owner, *, loop: asyncio.AbstractEventLoop) -> None:
         limits = door.limits
@@ -65,9 +66,11 @@ class Connection(web.RequestHandler):
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.is_serving = False
+        self.sender = Sender()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer is here; one too many is told so."""
+        self.sender = sender_of(transport)
         self._is_admitted = self._door.admit(self)
         if not self._is_admitted:
             cast("asyncio.Transport", transport).write(_raw(_FULL))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -14,11 +14,13 @@ from aiohttp import web
 
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import StoreError
+from tiered_store.servers.access import Gate
 from tiered_store.servers.http.connection import Connection, Server
+from tiered_store.servers.http.cors import answer_headers, preflight_headers
 from tiered_store.servers.http.exchange import Exchange, Mounts
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import Refusal, refusal_of
-from tiered_store.servers.http.rights import OPEN_GATE, Gate
+from tiered_store.servers.http.rights import caller_of
 from tiered_store.servers.http.target import parse_target
 from tiered_store.store.store import Store
 
@@ -52,13 +54,17 @@ class HttpDoor:
         mounts: who answers for which path.
         limits: what one peer, and all of them, may use.
         gate: who may do what.
+        cors_origins: whose pages may use this door.
     """
 
-    def __init__(self, store: Store, mounts: Mounts, *, limits: HttpLimits, gate: Gate = OPEN_GATE) -> None:
+    def __init__(
+        self, store: Store, mounts: Mounts, *, limits: HttpLimits, gate: Gate, cors_origins: Collection[str] = ()
+    ) -> None:
         self.limits = limits
         self._store = store
         self._mounts = mounts
         self._gate = gate
+        self._cors_origins = cors_origins
         self._files = Offload(_FILE_THREADS, "http")
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
@@ -105,8 +111,19 @@ class HttpDoor:
         """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
         connection = cast("Connection", request.protocol)
         connection.began()
-        exchange = Exchange(request, store=self._store, limits=self.limits, gate=self._gate, files=self._files)
+        grant = self._gate.of(caller_of(connection.sender, request.headers, self._cors_origins))
+        exchange = Exchange(
+            request,
+            store=self._store,
+            limits=self.limits,
+            grant=grant,
+            files=self._files,
+            headers_of_all=answer_headers(request.headers, self._cors_origins),
+        )
         try:
+            asked = preflight_headers(request.method, request.headers, self._cors_origins)
+            if asked is not None:
+                return await exchange.reply(204, b"", asked)
             target = parse_target(request.raw_path)
             mount, rest = self._mounts.find(target)
             exchange.aim(rest, target.query)

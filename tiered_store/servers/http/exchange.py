@@ -15,9 +15,11 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from tiered_store.aio.offload import Offload
+from tiered_store.build.entry import Place
+from tiered_store.servers.access import Grant, Right
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
-from tiered_store.servers.http.rights import Gate, Right
+from tiered_store.servers.http.rights import granted_place, refusal_of_right
 from tiered_store.servers.http.target import Target, parse_query
 from tiered_store.store.store import Store
 
@@ -37,9 +39,22 @@ class Exchange:
         path: what follows the mount's prefix, decoded, without a slash before it.
         headers: of the request.
         files: where files are read.
+        grant: what the sender may do.
+        headers_of_all: what every answer to it carries.
     """
 
-    __slots__ = ("_gate", "_query", "files", "headers", "limits", "method", "path", "request", "store")
+    __slots__ = (
+        "_query",
+        "files",
+        "grant",
+        "headers",
+        "headers_of_all",
+        "limits",
+        "method",
+        "path",
+        "request",
+        "store",
+    )
 
     def __init__(
         self,
@@ -47,8 +62,9 @@ class Exchange:
         *,
         store: Store,
         limits: HttpLimits,
-        gate: Gate,
+        grant: Grant,
         files: Offload,
+        headers_of_all: Mapping[str, str],
     ) -> None:
         self.request = request
         self.store = store
@@ -57,8 +73,9 @@ class Exchange:
         self.path = ""
         self.headers: CIMultiDictProxy[str] = request.headers
         self.files = files
+        self.grant = grant
+        self.headers_of_all = headers_of_all
         self._query = ""
-        self._gate = gate
 
     def aim(self, path: str, query: str) -> None:
         """It is known what the request is for."""
@@ -71,7 +88,17 @@ class Exchange:
 
     def require(self, right: Right, key: str = "") -> None:
         """Ask whether the sender may do this with ``key`` (of a listing: its prefix). Raises Refusal."""
-        self._gate.require(self.request, right, key)
+        if not self.grant.may(right, key):
+            raise refusal_of_right(self.grant)
+
+    def require_all(self, right: Right, prefix: str) -> None:
+        """Ask whether the sender may do this with every key that begins with ``prefix``. Raises Refusal."""
+        if not self.grant.may_all(right, prefix):
+            raise refusal_of_right(self.grant)
+
+    def place(self, dialect: str, instance: str, right: Right) -> Place:
+        """Where the sender's entries of a build cache are. Raises Refusal, as build tools understand it."""
+        return granted_place(self.grant, dialect, instance, right)
 
     def refuse_method(self, *allowed: str) -> Refusal:
         """The answer to a method that this path does not have; to be raised."""
@@ -82,7 +109,7 @@ class Exchange:
         self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None, *, closes: bool = False
     ) -> web.StreamResponse:
         """Answer with a body that is at hand, or none. To a HEAD only its size is sent."""
-        response = web.Response(status=status, body=body, headers=headers)
+        response = web.Response(status=status, body=body, headers={**(headers or {}), **self.headers_of_all})
         if closes:
             response.force_close()
         await response.prepare(self.request)

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import add_completion_class
 
 from tiered_store import __version__
-from tiered_store.cli import artifacts, bench, keys, origin, service, status
+from tiered_store.cli import artifacts, bench, keys, origin, service, status, tokens
 from tiered_store.cli.completion import BashLine
 from tiered_store.cli.session import REFUSED, Program
 from tiered_store.cli.streams import discard_output, patient_streams
@@ -58,6 +58,8 @@ for _command in (
     status.flush,
     service.check_config,
     origin.abort_uploads,
+    tokens.token,
+    tokens.promote,
     bench.bench,
     service.completion,
 ):

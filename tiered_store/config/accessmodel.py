@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from tiered_store.config.section import Section
 
-__all__ = ["ARRAYS", "AccessSection", "BuildSection", "InstanceRule", "KnownRule", "PeerRule", "TokenRule"]
+__all__ = ["ARRAYS", "AccessSection", "InstanceRule", "InstanceRules", "KnownRule", "PeerRule", "TokenRule"]
 
 #: The names of build caches' instances and writers, as ``build/entry.py`` has them: segments of keys.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
@@ -117,11 +117,8 @@ class AccessSection(Section):
     peers: Annotated[tuple[PeerRule, ...], BeforeValidator(parse_tables)] = ()
 
 
-class BuildSection(Section):
-    """The build caches."""
-
-    instances: Annotated[tuple[InstanceRule, ...], BeforeValidator(parse_tables)] = ()
-
+#: Rules by instance, for the section of the build caches.
+InstanceRules = Annotated[tuple[InstanceRule, ...], BeforeValidator(parse_tables)]
 
 #: Settings that are arrays of tables, with what each table is.
 ARRAYS: dict[str, type[Section]] = {

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
-from tiered_store.config.accessmodel import AccessSection, BuildSection
+from tiered_store.config.accessmodel import AccessSection, InstanceRules
 from tiered_store.config.cdnvalues import CdnUrl, Headers
 from tiered_store.config.s3values import (
     Bucket,
@@ -166,6 +166,7 @@ class BuildSection(Section):
     read_timeout_s: Annotated[Seconds, Field(gt=0)] = 8.0
     max_entry_bytes: ByteSize = 2 * _GIB
     write_back: bool = True
+    instances: InstanceRules = ()
 
 
 class LimitsSection(Section):
@@ -211,7 +212,6 @@ class Config(Section):
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
     access: AccessSection
-    build: BuildSection
     log: LogSection
 
 
@@ -228,7 +228,6 @@ SECTIONS: dict[str, type[Section]] = {
     "build": BuildSection,
     "limits": LimitsSection,
     "access": AccessSection,
-    "build": BuildSection,
     "log": LogSection,
 }
 

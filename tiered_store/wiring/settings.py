@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from tiered_store.build.cache import BuildLimits
 from tiered_store.build.entry import ENTRY_PREFIX, QUARANTINE_PREFIX
+from tiered_store.config.accessmodel import KnownRule
 from tiered_store.config.model import CdnSection, Config, S3Section
 from tiered_store.config.providers import place_of
+from tiered_store.servers.access import AccessSettings, PeerRule, Rule, TokenRule
 from tiered_store.servers.limits import NativeLimits
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies, Policy
@@ -21,7 +23,15 @@ if TYPE_CHECKING:
     from tiered_store.origins.s3settings import S3Settings
     from tiered_store.tiers.cdnsettings import CdnSettings
 
-__all__ = ["build_limits", "cdn_settings", "native_limits", "s3_settings", "store_limits", "store_policies"]
+__all__ = [
+    "access_settings",
+    "build_limits",
+    "cdn_settings",
+    "native_limits",
+    "s3_settings",
+    "store_limits",
+    "store_policies",
+]
 
 #: Where tools' keys are, and what holds for them where no policy says otherwise. Whatever is behind one was right when
 #: it was written, so that no reader need wait to learn whether another machine has written it anew.
@@ -39,6 +49,33 @@ def native_limits(config: Config, plan: DescriptorPlan) -> NativeLimits:
         hello_timeout_s=config.server.hello_timeout_s,
         stall_timeout_s=config.server.stall_timeout_s,
         slow_request_s=config.log.slow_request_s,
+    )
+
+
+def access_settings(config: Config, *, is_open: bool) -> AccessSettings:
+    """Who may do what.
+
+    Args:
+        config: with the rules.
+        is_open: whether programs of this machine are let in over TCP without a token.
+    """
+    access = config.access
+    return AccessSettings(
+        tokens=[TokenRule(_rule(token), token.hash.removeprefix("sha256:")) for token in access.tokens],
+        peers=[PeerRule(_rule(peer), peer.uid, peer.gid) for peer in access.peers],
+        is_open=is_open,
+        anonymous={instance.name: instance.anonymous for instance in config.build.instances},
+    )
+
+
+def _rule(rule: KnownRule) -> Rule:
+    return Rule(
+        rule.name,
+        rule.role,
+        prefixes=rule.prefixes,
+        can_list=rule.can_list,
+        instances=frozenset(rule.instances),
+        quarantine=rule.quarantine,
     )
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 from tests.unit.wiring.conftest import CDN, S3
 from tiered_store.build.cache import BuildLimits
 from tiered_store.origins.s3settings import S3Settings
+from tiered_store.servers.access import AccessSettings, PeerRule, Rule, TokenRule
 from tiered_store.tiers.cdnsettings import CdnSettings
 from tiered_store.wiring.descriptors import divide_descriptors
 from tiered_store.wiring.settings import (
+    access_settings,
     build_limits,
     cdn_settings,
     native_limits,
@@ -25,6 +27,36 @@ def test_the_doors_limits(configured) -> None:
 def test_the_bounds_of_uploads(configured) -> None:
     limits = store_limits(configured("[fills]\nmax_uploads = 3\nupload_buffer_bytes = '5MiB'"))
     assert (limits.max_uploads, limits.upload_buffer_bytes) == (3, 5 * 2**20)
+
+
+def test_who_may_do_what(configured) -> None:
+    digest = "ab" * 32
+    config = configured(
+        f"""
+        [[access.tokens]]
+        name = "ci"
+        hash = "sha256:{digest}"
+        role = "write"
+        prefixes = ["a/"]
+        instances = ["x", "y"]
+        can_list = true
+        quarantine = true
+        [[access.peers]]
+        name = "me"
+        role = "admin"
+        uid = 7
+        [[build.instances]]
+        name = "x"
+        anonymous = "write"
+        """
+    )
+    ci = Rule("ci", "write", ("a/",), can_list=True, instances=frozenset({"x", "y"}), quarantine=True)
+    assert access_settings(config, is_open=True) == AccessSettings(
+        tokens=[TokenRule(ci, digest)],
+        peers=[PeerRule(Rule("me", "admin"), uid=7)],
+        is_open=True,
+        anonymous={"x": "write"},
+    )
 
 
 def test_policies_reach_the_store(configured) -> None:

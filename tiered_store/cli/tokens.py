@@ -37,7 +37,7 @@ def _name(context: click.Context, parameter: click.Parameter, value: str | None)
 
 @click.group()
 def token() -> None:
-    """Tokens for the HTTP door (access.tokens in the configuration)."""
+    """Make tokens for the HTTP door."""
 
 
 @token.command("new")
@@ -117,11 +117,11 @@ def promote(
     dry_run: bool,
     json_output: bool,
 ) -> None:
-    """Let everybody see what WRITER, who is in quarantine, has written to the build caches of INSTANCE.
+    """Let everybody see what a quarantined WRITER has stored.
 
-    Whoever promotes vouches for it: nothing here can tell a right output from a wrong one. An entry is brought over if
-    its content is there; what everybody sees already stays, and what was dealt with leaves the quarantine. Incomplete
-    entries stay.
+    INSTANCE says which. Whoever promotes vouches for it: nothing here can tell a right output from a wrong one. An
+    entry is brought over if its content is there; what everybody sees already stays, and what was dealt with leaves
+    the quarantine. Incomplete entries stay.
     """
     counts = _Counts()
     with connect(context, is_long=True) as client:

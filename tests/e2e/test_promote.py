@@ -1,0 +1,42 @@
+"""Promotion through a real daemon: from a quarantine to what everybody sees."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support.daemon import RunningDaemon, clean_environment
+from tiered_store import Client
+from tiered_store.build.entry import Place, ToolEntry, encode_entry
+from tiered_store.key import digest_of, parse_key
+
+
+def promote(daemon: RunningDaemon, *arguments: str) -> dict[str, object]:
+    command = [sys.executable, "-m", "tiered_store", "--socket", str(daemon.socket_path), "promote", *arguments]
+    done = subprocess.run([*command, "--json"], env=clean_environment(), capture_output=True, check=True, timeout=60)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def add(client: Client, place: Place, name: str, content: bytes) -> bytes:
+    digest = digest_of(parse_key(client.put_artifact(content)))
+    body = encode_entry(ToolEntry(digest, len(content), stored_ns=1))
+    client.put(place.key(name), body)
+    return body
+
+
+def test_entries_leave_the_quarantine_and_are_everybodys(daemon: RunningDaemon) -> None:
+    client = daemon.client()
+    quarantine, trusted = Place("gradle", "repo", "pr"), Place("gradle", "repo")
+    bodies = {f"{number:032x}": add(client, quarantine, f"{number:032x}", b"%d" % number) for number in range(40)}
+    earlier = add(client, trusted, f"{7:032x}", b"of the main branch")
+    other = Place("gradle", "repo", "pr2")
+    add(client, other, "a", b"of another writer")
+    rehearsed = promote(daemon, "pr", "repo", "--dry-run")
+    assert (rehearsed["promoted"], rehearsed["kept"]) == (39, 1)
+    assert [info.key for info in client.list("build/")] == [trusted.key(f"{7:032x}")]
+    assert promote(daemon, "pr", "repo")["promoted"] == 39
+    found = client.get_many([trusted.key(name) for name in bodies])
+    assert found == {trusted.key(name): body for name, body in bodies.items()} | {trusted.key(f"{7:032x}"): earlier}
+    assert [info.key for info in client.list("quarantine/")] == [other.key("a")]

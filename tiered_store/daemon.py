@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import uvloop
 
@@ -26,11 +26,12 @@ from tiered_store import __version__, logs
 from tiered_store.aio.heap import keep_freed_memory
 from tiered_store.config.checks import opens_journal
 from tiered_store.config.load import Loaded
+from tiered_store.config.model import Config
 from tiered_store.config.providers import said_origin
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import StoreError
 from tiered_store.servers.native import NativeDoor
-from tiered_store.servers.sockets import ListenError, UnixListener, bind_unix
+from tiered_store.servers.sockets import ListenError, bind_tcp, bind_unix
 from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan, divide_descriptors, raise_descriptor_limit
 from tiered_store.wiring.opening import OpenStore, open_store
 from tiered_store.wiring.settings import native_limits
@@ -76,13 +77,58 @@ def notify_systemd(state: str) -> None:
         sock.sendto(state.encode(), address)
 
 
+class Listeners:
+    """The sockets that clients connect to, until they are closed.
+
+    Attributes:
+        native: of the native protocol; set by :meth:`listen`.
+        http: of the HTTP door, if there is one.
+    """
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self.native: socket.socket
+        self.http: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def listen(self, config: Config) -> None:
+        """Claim and open all of them. Raises ListenError; those that are open then are closed with the rest."""
+        server, http = config.server, config.http
+        self.native = self._unix(server.socket, server.mode, server.group)
+        if http.socket is not None:
+            self.http.append(self._unix(http.socket, http.mode, http.group))
+        if http.port:
+            self.http.append(self._open.enter_context(bind_tcp(http.host, http.port)))
+
+    def _unix(self, path: Path, mode: int, group: str) -> socket.socket:
+        return self._open.enter_context(bind_unix(path, mode=mode, group=group)).socket
+
+    def close(self) -> None:
+        """Stop listening; more than once is fine."""
+        self._open.close()
+
+
+class _Door(Protocol):
+    """What is common to all ways in."""
+
+    @property
+    def connections(self) -> int: ...
+
+    async def drain(self, timeout_s: float) -> bool: ...
+
+
 class _Stop:
     """The signals. The first SIGTERM or SIGINT asks for an orderly stop, a second one ends the process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asked = asyncio.Event()
         self._reason = ""
-        self.listener: UnixListener | None = None
+        self.listeners = Listeners()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._ignore)
@@ -95,7 +141,7 @@ class _Stop:
     def _ask(self, name: str) -> None:
         if self._asked.is_set():
             _log.warning("stopping at once", extra={"signal": name})
-            leave(self.listener)
+            leave(self.listeners)
         self._reason = name
         self._asked.set()
 
@@ -103,10 +149,9 @@ class _Stop:
         _log.warning("SIGHUP ignored: settings are read at the start only; restart to change them")
 
 
-def leave(listener: UnixListener | None) -> None:
+def leave(listeners: Listeners) -> None:
     """End the process now, without waiting for threads that a slow disk may hold."""
-    if listener is not None:
-        listener.close()
+    listeners.close()
     logging.shutdown()
     os._exit(1)
 
@@ -116,45 +161,42 @@ async def _run(loaded: Loaded) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_loop_error)
     stop = _Stop(loop)
-    server = loaded.config.server
-    try:
-        plan = divide_descriptors(raise_descriptor_limit(), loaded.config)
-        listener = bind_unix(server.socket, mode=server.mode, group=server.group)
-    except (CannotStart, ListenError) as error:
-        _log.error("cannot start: %s", error)
-        return 1
-    with listener:
-        stop.listener = listener
+    with stop.listeners as listeners:
         try:
+            plan = divide_descriptors(raise_descriptor_limit(), loaded.config)
+            listeners.listen(loaded.config)
             opened = await open_store(loaded.config, plan)
-        except (StoreError, OSError) as error:
+        except (CannotStart, ListenError, StoreError, OSError) as error:
             _log.error("cannot start: %s", error)
             return 1
         closed = clean = False
         try:
-            clean = await _serve(loaded, plan, opened, listener, stop, began)
+            clean = await _serve(loaded, plan, opened, stop, began)
         finally:
-            closed = await _close(opened, server.drain_timeout_s + _CLOSE_MARGIN_S)
+            closed = await _close(opened, loaded.config.server.drain_timeout_s + _CLOSE_MARGIN_S)
     _log.info("stopped", extra={"clean": clean and closed, "uptime_s": round(time.monotonic() - began, 3)})
     if not closed:
-        leave(None)
+        leave(stop.listeners)
     return 0  # also when requests were cut off: that is what the limit is for, and the log says so
 
 
-async def _serve(
-    loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, listener: UnixListener, stop: _Stop, began: float
-) -> bool:
+async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: _Stop, began: float) -> bool:
     """Accept clients until a signal comes; whether all of them could be finished in time."""
     config = loaded.config
     door = NativeDoor(
         opened.store,
-        listener.socket,
+        stop.listeners.native,
         limits=native_limits(config, plan),
         allow_uids=frozenset(config.server.allow_uids) or None,
         allow_gids=frozenset(config.server.allow_gids) or None,
         extra_stats=lambda: {**_build_stats(opened), **_process_stats()},
         name=f"tiered_store {__version__}",
     )
+    doors: list[_Door] = [door]
+    if stop.listeners.http:
+        from tiered_store.wiring.http import start_http  # takes long to import, and most daemons have none
+
+        doors.append(await start_http(config, plan, opened, stop.listeners.http, door.statistics))
     # What is there now stays as long as the process: the collector need not look at it again.
     gc.freeze()
     # The loop shares the interpreter with the disk tier's threads; by default it would wait up to 5 ms for its turn.
@@ -163,9 +205,9 @@ async def _serve(
     _log.info("started", extra={"version": __version__, **_described(loaded, plan, time.monotonic() - began)})
     notify_systemd("READY=1")
     reason = await stop.wait()
-    _log.info("stopping", extra={"signal": reason, "connections": door.connections})
+    _log.info("stopping", extra={"signal": reason, "connections": sum(open_.connections for open_ in doors)})
     notify_systemd("STOPPING=1")
-    clean = await door.drain(config.server.drain_timeout_s)
+    clean = all(await asyncio.gather(*(open_.drain(config.server.drain_timeout_s) for open_ in doors)))
     if not clean:
         _log.warning("requests were cut off", extra={"drain_timeout_s": config.server.drain_timeout_s})
     return clean
@@ -197,6 +239,7 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
         "pid": os.getpid(),
         "socket": str(config.server.socket),
         "mode": f"{config.server.mode:04o}",
+        "http": _said_http(config),
         "origin": said_origin(config),
         "disk": disk,
         "cdn": config.cdn.base_url or "off",
@@ -206,6 +249,16 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
         "settings": {setting: source for setting, source in loaded.sources.items() if source != "default"},
         "took_s": round(took_s, 3),
     }
+
+
+def _said_http(config: Config) -> str:
+    """Where the HTTP door listens."""
+    section = config.http
+    places = [str(section.socket)] if section.socket is not None else []
+    if section.port:
+        host = f"[{section.host}]" if ":" in section.host else section.host
+        places.append(f"{host}:{section.port}")
+    return ", ".join(places) or "off"
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

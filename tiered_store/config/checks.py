@@ -6,7 +6,6 @@ where the value came from.
 
 from __future__ import annotations
 
-import grp
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +14,11 @@ from pathlib import Path
 from tiered_store.config.model import Config, PolicyRule
 from tiered_store.config.places import obstacle
 from tiered_store.config.sizes import format_size
+from tiered_store.config.socketchecks import check_sockets
 from tiered_store.errors import InvalidKey
 from tiered_store.key import ARTIFACT_PREFIX, parse_prefix
 
 __all__ = [
-    "SOCKET_PATH_MAX_BYTES",
     "Finding",
     "check",
     "check_policies",
@@ -29,11 +28,6 @@ __all__ = [
     "uses_journal",
     "waiting_puts",
 ]
-
-#: sockaddr_un on Linux has room for 108 bytes, the last of which is the terminating zero (unix(7)).
-SOCKET_PATH_MAX_BYTES = 107
-#: The number above it means "leave the group as it is" (chown(2)).
-_GID_MAX = 2**32 - 2
 
 Finding = tuple[str, str]
 
@@ -45,9 +39,7 @@ def check(config: Config, named: Mapping[str, bool]) -> Iterator[Finding]:
         config: all settings.
         named: by ``section.name``, whether somebody named that very value: what is missing there is not made.
     """
-    yield from _check_socket(config.server.socket)
-    if config.server.group:
-        yield from _check_group(config.server.group)
+    yield from check_sockets(config)
     yield from _check_memory(config)
     if config.origin.backend == "local":
         yield from _check_origin(config, must_exist=named["origin.path"])
@@ -55,41 +47,6 @@ def check(config: Config, named: Mapping[str, bool]) -> Iterator[Finding]:
         yield from _check_cache(config)
     if uses_journal(config):
         yield from _check_journal(config)
-
-
-def _check_socket(path: Path) -> Iterator[Finding]:
-    size = len(os.fsencode(path))
-    if size > SOCKET_PATH_MAX_BYTES:
-        yield (
-            "server.socket",
-            f"{path} has {size} bytes, the system allows {SOCKET_PATH_MAX_BYTES}; choose a shorter path",
-        )
-        return
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        mode = None
-    if mode is not None and stat.S_ISDIR(mode):
-        yield "server.socket", f"{path} is a directory; name the socket itself, such as {path / 'store.sock'}"
-    elif mode is not None and not stat.S_ISSOCK(mode):
-        yield "server.socket", f"{path} is a file that is no socket; remove it or choose another path"
-    elif (found := obstacle(path.parent)) is not None:
-        yield "server.socket", f"{path} cannot be created: {found.reason}"
-
-
-def _check_group(group: str) -> Iterator[Finding]:
-    try:
-        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except (KeyError, ValueError):  # a ValueError is a name, or a number, that there cannot be
-        yield "server.group", f"there is no group {group!r}; create it, or give a numeric id"
-        return
-    if number > _GID_MAX:
-        yield "server.group", f"a group's number is at most {_GID_MAX}, not {group}"
-    elif os.geteuid() != 0 and number not in {os.getegid(), *os.getgroups()}:
-        message = (
-            f"the socket cannot be given to {group!r}: uid {os.geteuid()} is neither root nor a member of that group; "
-        )
-        yield "server.group", message + "add the user to it (usermod -aG), or choose another group"
 
 
 def installed_bytes() -> int:

@@ -21,6 +21,7 @@ from tiered_store.config.cdnchecks import cdn_notices, check_cdn
 from tiered_store.config.checks import check, check_policies, journal_notices
 from tiered_store.config.defaults import default_paths, paths_below
 from tiered_store.config.faults import ConfigError, Fault, nearest
+from tiered_store.config.httpchecks import check_http
 from tiered_store.config.model import SECTIONS, Config, PolicyRule, Section, is_private
 from tiered_store.config.s3checks import check_s3, s3_notices, unused_notices
 from tiered_store.config.sizes import format_size
@@ -115,7 +116,7 @@ def load(
     faulty = {fault.setting for fault in reading.faults}
     named = {setting: source not in _OWN_PLACES for setting, source in sources.items()}
     found = (*check(config, named), *check_s3(config, sources, faulty), *check_cdn(config), *check_policies(numbered))
-    for setting, message in (*found, *check_access(config)):
+    for setting, message in (*found, *check_http(config), *check_access(config)):
         if setting not in faulty:
             reading.faults.append(Fault(sources[setting.partition("[")[0]], setting, message))
     if reading.faults:

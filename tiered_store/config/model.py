@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr
 
 from tiered_store.config.accessmodel import AccessSection, InstanceRules
 from tiered_store.config.cdnvalues import CdnUrl, Headers
+from tiered_store.config.httpmodel import HttpSection
 from tiered_store.config.s3values import (
     Bucket,
     Credential,
@@ -201,6 +202,7 @@ class Config(Section):
     """All settings of a daemon."""
 
     server: ServerSection
+    http: HttpSection
     memory: MemorySection
     disk: DiskSection
     origin: OriginSection
@@ -218,6 +220,7 @@ class Config(Section):
 #: The tables by name; ``policies`` is an array of tables and handled apart.
 SECTIONS: dict[str, type[Section]] = {
     "server": ServerSection,
+    "http": HttpSection,
     "memory": MemorySection,
     "disk": DiskSection,
     "origin": OriginSection,
@@ -238,7 +241,11 @@ def takes_text(section: type[Section], name: str) -> bool:
     if field is None:
         return True
     annotation: Any = field.annotation
-    return annotation in {str, Path, SecretStr} or getattr(annotation, "__origin__", None) is Literal or name == "mode"
+    return (
+        annotation in {str, Path, Path | None, SecretStr}
+        or getattr(annotation, "__origin__", None) is Literal
+        or name == "mode"
+    )
 
 
 def is_private(section: type[Section], name: str) -> bool:

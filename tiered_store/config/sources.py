@@ -36,7 +36,7 @@ _ALIASES = {
 SHARED = frozenset({"S3_BUCKET", "S3_REGION", "S3_ENDPOINT"})
 #: Variables that this package reads elsewhere.
 _ELSEWHERE = {"TIERED_STORE_CONFIG"}
-_UNSUPPORTED_SECTIONS = {"http", "metrics"}
+_UNSUPPORTED_SECTIONS = {"metrics"}
 _NOT_HERE = "is not supported by this version"
 #: What tomllib raises: ValueErrors, also for a number with more digits than Python reads, and tables too deep for it.
 _NO_TOML = (ValueError, RecursionError)

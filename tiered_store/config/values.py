@@ -19,9 +19,11 @@ __all__ = [
     "ByteSize",
     "Ids",
     "Mode",
+    "OptionalPath",
     "Seconds",
     "parse_ids",
     "parse_mode",
+    "parse_optional_path",
     "parse_path",
 ]
 
@@ -47,6 +49,11 @@ def parse_path(value: object) -> Path:
     if not path.is_absolute():
         raise ValueError(f"must be an absolute path, {value!r} is relative; start it with '/' or '~'")
     return path
+
+
+def parse_optional_path(value: object) -> Path | None:
+    """As :func:`parse_path`; an empty text is none. Raises ValueError."""
+    return None if value is None or value == "" else parse_path(value)
 
 
 def parse_mode(value: object) -> int:
@@ -79,6 +86,7 @@ def parse_ids(value: object) -> tuple[int, ...]:
 
 ByteSize = Annotated[int, BeforeValidator(parse_size)]
 AbsolutePath = Annotated[Path, BeforeValidator(parse_path)]
+OptionalPath = Annotated[Path | None, BeforeValidator(parse_optional_path)]
 Mode = Annotated[int, BeforeValidator(parse_mode)]
 Ids = Annotated[tuple[int, ...], BeforeValidator(parse_ids)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

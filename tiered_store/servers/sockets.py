@@ -1,7 +1,7 @@
-"""Unix sockets to listen on, and who is at the other end. Knows no protocol.
+"""Sockets to listen on, and who is at the other end of a unix socket. Knows no protocol.
 
-The invariants: the socket file has its final mode and owner before anybody can connect, two daemons never
-share a path, and only a socket that nobody answers is ever replaced.
+The invariants of unix sockets: the socket file has its final mode and owner before anybody can connect, two daemons
+never share a path, and only a socket that nobody answers is ever replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["ListenError", "PeerCredentials", "UnixListener", "bind_unix", "peer_credentials"]
+__all__ = ["ListenError", "PeerCredentials", "UnixListener", "bind_tcp", "bind_unix", "peer_credentials"]
 
 #: sockaddr_un has room for 108 bytes, the last of which is the terminating zero (unix(7)).
 _PATH_MAX_BYTES = 107
@@ -109,6 +109,29 @@ def bind_unix(path: Path, *, mode: int = 0o660, group: str | None = None) -> Uni
         if isinstance(error, OSError):
             raise ListenError(f"the socket {path} cannot be created: {error.strerror}") from error
         raise
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """Listen on an address of this machine.
+
+    Args:
+        host: an IP address.
+        port: 1 to 65535.
+
+    Raises:
+        ListenError: somebody else listens there, or it is no address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        # A daemon that is started anew need not wait for its predecessor's connections to be forgotten.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listening
 
 
 def peer_credentials(connection: socket.socket) -> PeerCredentials:

@@ -34,6 +34,21 @@ class Reading(Protocol):
 
     info: ObjectInfo
 
+    @property
+    def tier(self) -> str:
+        """The place that answers: ``"memory"``, ``"disk"``, ``"cdn"`` or ``"origin"``."""
+        ...
+
+    @property
+    def at_hand(self) -> Entry | None:
+        """The whole object, where it need not be waited for."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether ``chunks`` can be asked for more than once."""
+        ...
+
     async def entry(self) -> Entry:
         """Wait until the whole object is there, and verified; raises what its fill raised."""
         ...
@@ -79,6 +94,21 @@ class SharedReading:
         self._flow = source.flow if isinstance(source, Fill) else None
         self._has_begun = False
         self._closed = False
+
+    @property
+    def tier(self) -> str:
+        """See :class:`Reading`."""
+        return self._source.tier
+
+    @property
+    def at_hand(self) -> Entry | None:
+        """See :class:`Reading`."""
+        return self._source if isinstance(self._source, Entry) else None
+
+    @property
+    def is_shared(self) -> bool:
+        """See :class:`Reading`."""
+        return True
 
     async def entry(self) -> Entry:
         """See :class:`Reading`."""
@@ -192,6 +222,21 @@ class ThroughReading:
         self._offload = offload
         self._leave: Callable[[], None] | None = leave
         self._condemn = condemn
+
+    @property
+    def tier(self) -> str:
+        """See :class:`Reading`."""
+        return "origin"
+
+    @property
+    def at_hand(self) -> Entry | None:
+        """Never."""
+        return None
+
+    @property
+    def is_shared(self) -> bool:
+        """See :class:`Reading`."""
+        return False
 
     async def entry(self) -> Entry:
         """Raises QuotaExceeded."""

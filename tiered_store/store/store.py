@@ -22,12 +22,13 @@ from tiered_store.origins.base import Listing, Origin, PutHeaders
 from tiered_store.stats import OriginStats, StoreStats
 from tiered_store.store.backlog import Backlog
 from tiered_store.store.cache import DiskPlace, MemoryPlace
+from tiered_store.store.conditions import Condition
 from tiered_store.store.existence import which_exist
 from tiered_store.store.fill import Fill
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.listing import list_keys
 from tiered_store.store.parts import assemble
-from tiered_store.store.policy import Policies
+from tiered_store.store.policy import Policies, Policy
 from tiered_store.store.reading import Reading, SharedReading
 from tiered_store.store.sources import CdnPlace
 from tiered_store.store.spool import Spool, Staged
@@ -250,6 +251,10 @@ class Store:
             self._freshness.revalidated(entry)
         return info
 
+    def policy(self, key: Key) -> Policy:
+        """What holds for a key."""
+        return self._freshness.policies.of(key)
+
     async def exists(self, keys: Sequence[Key]) -> list[bool]:
         """Which of the keys exist, in their order. Raises OriginUnavailable, PermissionDenied."""
         return await which_exist(keys, self.peek, self.stat)
@@ -289,16 +294,22 @@ class Store:
         return await self._staging.stage_file(descriptor, size, hashed=hashed)
 
     async def put(
-        self, key: Key | None, staged: Staged, headers: PutHeaders, *, write_back: bool = False
+        self,
+        key: Key | None,
+        staged: Staged,
+        headers: PutHeaders,
+        *,
+        write_back: bool = False,
+        condition: Condition | None = None,
     ) -> ObjectInfo:
         """Store an upload; returns when the origin has it durably, or the journal. See ``Writes.put``."""
         self._check_open()
-        return await self._writes.put(key, staged, headers, write_back=write_back)
+        return await self._writes.put(key, staged, headers, write_back=write_back, condition=condition)
 
-    async def delete(self, key: Key) -> bool:
+    async def delete(self, key: Key, *, condition: Condition | None = None) -> bool:
         """Remove an object; tells whether it existed. See ``Writes.delete``."""
         self._check_open()
-        return await self._writes.delete(key)
+        return await self._writes.delete(key, condition=condition)
 
     async def delete_prefix(self, prefix: str) -> int:
         """Remove every object below a prefix; gives how many. See ``Writes.delete_prefix``."""

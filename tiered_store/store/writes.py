@@ -15,7 +15,8 @@ uploaded, or nothing; where the origin's answer did not come, they hold nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from tiered_store.aio.limits import KeyedLocks
@@ -34,6 +35,7 @@ from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import StoreStats
 from tiered_store.store.backlog import Backlog
 from tiered_store.store.cache import Cache
+from tiered_store.store.conditions import Condition, ConditionFailed
 from tiered_store.store.damage import KnownDamage
 from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
@@ -110,15 +112,22 @@ class Writes:
         self.completed = 0  # lets a reader know whether anything was written while it asked the origin
 
     async def put(
-        self, key: Key | None, staged: Staged, headers: PutHeaders, *, write_back: bool = False
+        self,
+        key: Key | None,
+        staged: Staged,
+        headers: PutHeaders,
+        *,
+        write_back: bool = False,
+        condition: Condition | None = None,
     ) -> ObjectInfo:
         """Store an upload; without a key, as the artifact that it is.
 
         ``write_back``: the journal may acknowledge it, where there is one, whatever the key's policy says.
+        ``condition``: on what the key holds before; see ``conditions.py`` for what it can promise.
 
         Raises:
             InvalidKey: a path below the artifacts' directory. TooLarge: too much metadata.
-            IntegrityError: not the bytes that the artifact key says. Others from ``Origin.put``.
+            IntegrityError: not the bytes that the artifact key says. ConditionFailed. Others from ``Origin.put``.
         """
         _check_metadata(headers, self._max_metadata_bytes, key)
         if key is None or is_artifact(key):
@@ -126,13 +135,14 @@ class Writes:
         _refuse_artifact_path(key)
         await self._locks.acquire(key)
         places = self._journal_places if self._is_written_back(key, asked=write_back) else self._places
-        return await self._to_the_end(self._put(key, staged.body, staged.crc, headers, places), [key], places)
+        put = partial(self._put, key, staged.body, staged.crc, headers, places)
+        return await self._to_the_end(self._if(condition, key, put), [key], places)
 
-    async def delete(self, key: Key) -> bool:
-        """Remove an object; tells whether it existed. Raises InvalidKey, and as ``Origin.delete``."""
+    async def delete(self, key: Key, *, condition: Condition | None = None) -> bool:
+        """Remove an object; tells whether it existed. Raises InvalidKey, ConditionFailed, and as ``Origin.delete``."""
         _refuse_artifact_path(key)
         await self._locks.acquire(key)
-        return await self._to_the_end(self._delete([key]), [key], self._places) > 0
+        return await self._to_the_end(self._if(condition, key, partial(self._delete, [key])), [key], self._places) > 0
 
     async def delete_prefix(self, prefix: str) -> int:
         """Remove every object whose key starts with ``prefix``, page by page; gives how many there were.
@@ -210,6 +220,22 @@ class Writes:
             return await self._tasks.to_the_end(work, then=ended)
         except WorkCancelled:
             raise DaemonUnavailable("the daemon stopped before the origin had answered") from None
+
+    async def _if(self, condition: Condition | None, key: Key, write: Callable[[], Awaitable[T]]) -> T:
+        """Make a write, whose key is locked, if what the key holds meets the condition."""
+        if condition is not None and not condition(await self._held(key)):
+            raise ConditionFailed
+        return await write()
+
+    async def _held(self, key: Key) -> ObjectInfo | None:
+        """What the key holds, by the word of those who must not forget."""
+        pending = self._backlog.get(key)
+        if pending is not None:
+            return pending.info
+        try:
+            return await self._upstream.stat(key)
+        except NotFound:
+            return None
 
     async def _put(
         self, key: Key, body: Body, crc: int | None, headers: PutHeaders, places: asyncio.Semaphore

@@ -40,15 +40,17 @@ class DescriptorPlan:
 
     Attributes:
         limit: of the process (RLIMIT_NOFILE).
-        connections: how many clients can be connected.
+        connections: how many clients can be connected to the native socket.
         memory: how many objects of the memory tier may be memfds.
         disk: how many cache files the disk tier keeps open.
+        http: how many clients can be connected to the HTTP door.
     """
 
     limit: int
     connections: int
     memory: int
     disk: int
+    http: int = 0
 
 
 def raise_descriptor_limit() -> int:
@@ -67,9 +69,10 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     """Divide the process's descriptors.
 
     256 are kept back, those for the connections to an S3 origin and a cdn, and two for each upload from a journal.
-    Connections of clients come first, two each, but get at most half of the rest; what they leave goes to the tiers,
-    half to each; an origin in memory, whose large objects are files too, is left half of it first. The memory tier
-    takes no more than it could ever fill with objects large enough to be files, the disk tier at most 8192.
+    Connections of clients come first, two each, but get at most half of the rest, and those of the HTTP door a quarter
+    of it; what they leave goes to the tiers, half to each; an origin in memory, whose large objects are files too, is
+    left half of it first. The memory tier takes no more than it could ever fill with objects large enough to be files,
+    the disk tier at most 8192.
 
     Raises:
         CannotStart: if the limit leaves too little for any use.
@@ -87,10 +90,11 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
             f"the process may open only {limit} files; allow at least {reserved + _USABLE_MINIMUM} "
             "(ulimit -n, or LimitNOFILE= in the systemd unit)"
         )
-    connections = min(config.server.max_connections, usable // 2 // _PER_CONNECTION)
-    rest = usable - connections * _PER_CONNECTION
+    http = min(config.http.max_connections, usable // 4 // _PER_CONNECTION) if config.http.is_on else 0
+    connections = min(config.server.max_connections, usable // 2 // _PER_CONNECTION - http)
+    rest = usable - (connections + http) * _PER_CONNECTION
     if config.origin.backend == "memory":
         rest //= 2
     memory = min(rest // 2 if config.disk.enabled else rest, config.memory.max_bytes // INLINE_MAX_BYTES)
     disk = min(rest - memory, _DISK_MAXIMUM) if config.disk.enabled else 0
-    return DescriptorPlan(limit, connections, memory, disk)
+    return DescriptorPlan(limit, connections, memory, disk, http)

@@ -35,7 +35,7 @@ def test_a_file_is_flattened(tmp_path: Path) -> None:
             "zzz",
             "unknown section; known are access, build, cdn, disk, fills, ",
         ),
-        ("[http]\nport = 1", "http", "is not supported by this version; remove it"),
+        ("[metrics]\nport = 1", "metrics", "is not supported by this version; remove it"),
         ("[cdn]\nbase = 'x'", "cdn.base", "unknown setting; did you mean 'base_url'?"),
         ("[s3]\nbuckt = 'x'", "s3.buckt", "unknown setting; did you mean 'bucket'?"),
         ("server = 5", "server", "is a table; write it as [server]"),
@@ -134,7 +134,7 @@ def test_an_empty_variable_is_not_set() -> None:
             "TIERED_STORE_SERVER__SOKCET: server.sokcet: unknown setting; did you mean 'socket'?",
         ),
         ("TIERED_STORE_SEVRER__SOCKET", "TIERED_STORE_SEVRER__SOCKET: sevrer: unknown section; did you mean 'server'?"),
-        ("TIERED_STORE_HTTP__PORT", "TIERED_STORE_HTTP__PORT: http: is not supported by this version; remove it"),
+        ("TIERED_STORE_METRICS__PORT", "TIERED_STORE_METRICS__PORT: metrics: is not supported by this version; remove it"),
         ("STORAGE_BACKEND", "STORAGE_BACKEND: origin.backend: must be 'local', 's3' or 'tiered', not 'x'"),
     ],
 )

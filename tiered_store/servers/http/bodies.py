@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
 
 from tiered_store.errors import DeadlineExceeded, ProtocolError, StoreError, TooLarge
-from tiered_store.objects import INLINE_MAX_BYTES, Body, FileBody, read_body
+from tiered_store.objects import INLINE_MAX_BYTES, Body, read_body
 from tiered_store.servers.http.exchange import Exchange
+from tiered_store.servers.http.files import Piece
 from tiered_store.servers.http.problems import Refusal
-from tiered_store.store.reading import PIECE_BYTES, Reading
+from tiered_store.store.reading import Reading
 from tiered_store.store.spool import Staged
 
-__all__ = ["receive", "receive_small", "send", "stream"]
+__all__ = ["receive", "receive_small", "send", "send_parts", "stream"]
 
 #: Beyond the first ``stall_timeout_s`` a body must come at this rate, bytes per second, on average.
 _RATE_MIN: Final = 512
@@ -82,12 +83,26 @@ async def send(
     body: Body,
     offset: int = 0,
     length: int | None = None,
+    *,
+    damaged: Callable[[], None] | None = None,
 ) -> web.StreamResponse:
-    """Answer with (part of) a body that is at hand, whole and checked. To a HEAD only its size is sent."""
+    """Answer with (part of) a body that is at hand. To a HEAD only its size is sent.
+
+    Args:
+        exchange: what is answered.
+        status: of the answer.
+        headers: of the answer.
+        body: whole, and checked.
+        offset: where to begin.
+        length: how many bytes, or None for all.
+        damaged: called if the body's file cannot be read.
+    """
     if isinstance(body, bytes):
         return await exchange.reply(status, read_body(body, offset, length), headers)
     end = body.size if length is None else min(body.size, offset + length)
-    return await _send_pieces(exchange, status, headers, end - offset, _file_pieces(exchange, body, offset, end))
+    return await send_parts(
+        exchange, status, headers, end - offset, [(b"", exchange.files.pieces(body, offset, end))], damaged=damaged
+    )
 
 
 async def stream(
@@ -101,39 +116,44 @@ async def stream(
     """As :func:`send`, with an object while it comes. The caller closes ``reading``."""
     size = reading.info.size
     end = size if length is None else min(size, offset + length)
-    return await _send_pieces(exchange, status, headers, end - offset, reading.chunks(offset, end - offset))
+    return await send_parts(exchange, status, headers, end - offset, [(b"", reading.chunks(offset, end - offset))])
 
 
-async def _send_pieces(
-    exchange: Exchange, status: int, headers: Mapping[str, str], size: int, pieces: AsyncIterator[bytes]
+async def send_parts(
+    exchange: Exchange,
+    status: int,
+    headers: Mapping[str, str],
+    size: int,
+    parts: Sequence[tuple[bytes, AsyncIterator[Piece]]],
+    *,
+    damaged: Callable[[], None] | None = None,
 ) -> web.StreamResponse:
-    response = web.StreamResponse(status=status, headers={**headers, **exchange.headers_of_all})
+    """Answer with several pieces in turn, each with something before it; together they have ``size`` bytes."""
+    response = web.StreamResponse(status=status, headers=headers)
     response.content_length = size
     if exchange.method == "HEAD" or not size:
-        await response.prepare(exchange.request)
+        await exchange.begin(response)
         await response.write_eof()
         return response
-    first = await anext(pieces)  # an error that comes before any byte can still be told
-    await response.prepare(exchange.request)
     try:
+        lead, pieces = parts[0]
+        first: Piece = await anext(pieces, b"")  # an error that comes before any byte can still be told
+        await exchange.begin(response)
+        if lead:
+            await response.write(lead)
         await response.write(first)
         async for piece in pieces:
             await response.write(piece)
-    except (StoreError, OSError, EOFError):
-        exchange.abort()
+        for lead, pieces in parts[1:]:
+            await response.write(lead)
+            async for piece in pieces:
+                await response.write(piece)
+    except StoreError:
+        if damaged is not None:
+            damaged()
         raise
     await response.write_eof()
     return response
-
-
-async def _file_pieces(exchange: Exchange, body: FileBody, offset: int, end: int) -> AsyncIterator[bytes]:
-    while offset < end:
-        size = min(PIECE_BYTES, end - offset)
-        if body.is_memory:
-            yield read_body(body, offset, size)
-        else:
-            yield await exchange.files.run(read_body, body, offset, size)
-        offset += size
 
 
 class _Incoming:

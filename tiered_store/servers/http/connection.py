@@ -44,7 +44,16 @@ class Owner(Protocol):
 class Connection(web.RequestHandler):
     """aiohttp's protocol, watched."""
 
-    __slots__ = ("_door", "_head_since", "_is_admitted", "_stalled_bytes", "_stalled_since", "is_serving", "sender")
+    __slots__ = (
+        "_door",
+        "_head_since",
+        "_is_admitted",
+        "_stalled_bytes",
+        "_stalled_since",
+        "is_last",
+        "is_serving",
+        "sender",
+    )
 
     def __init__(self, manager: web.Server, door: Owner, *, loop: asyncio.AbstractEventLoop) -> None:
         limits = door.limits
@@ -66,6 +75,7 @@ class Connection(web.RequestHandler):
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.is_serving = False
+        self.is_last = False
         self.sender = Sender()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,6 +122,14 @@ class Connection(web.RequestHandler):
         """It does again."""
         super().resume_writing()
         self._stalled_since = None
+
+    def drain(self) -> None:
+        """End it: now if no request is under way, else after that one."""
+        self.is_last = True
+        if self.is_serving:
+            self.close()
+        else:
+            self.force_close()
 
     def abort(self) -> None:
         """End it now, whatever is under way."""

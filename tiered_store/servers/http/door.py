@@ -12,16 +12,18 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
-from tiered_store.aio.offload import Offload
 from tiered_store.errors import StoreError
 from tiered_store.servers.access import Gate
+from tiered_store.servers.http.conditions import FAILED
 from tiered_store.servers.http.connection import Connection, Server
 from tiered_store.servers.http.cors import answer_headers, preflight_headers
 from tiered_store.servers.http.exchange import Exchange, Mounts
+from tiered_store.servers.http.files import Files
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import Refusal, refusal_of
 from tiered_store.servers.http.rights import caller_of
 from tiered_store.servers.http.target import parse_target
+from tiered_store.store.conditions import ConditionFailed
 from tiered_store.store.store import Store
 
 __all__ = ["HttpDoor", "Listening"]
@@ -29,8 +31,6 @@ __all__ = ["HttpDoor", "Listening"]
 _log = logging.getLogger("tiered_store.http")
 
 _CHECK_INTERVAL_S: Final = 1.0
-#: Threads that read cache files for replies.
-_FILE_THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class HttpDoor:
         self._mounts = mounts
         self._gate = gate
         self._cors_origins = cors_origins
-        self._files = Offload(_FILE_THREADS, "http")
+        self._files = Files()
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -111,6 +111,7 @@ class HttpDoor:
         """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
         connection = cast("Connection", request.protocol)
         connection.began()
+        began = self._loop.time()
         grant = self._gate.of(caller_of(connection.sender, request.headers, self._cors_origins))
         exchange = Exchange(
             request,
@@ -132,6 +133,8 @@ class HttpDoor:
             return await self._refuse(exchange, refusal)
         except StoreError as error:
             return await self._refuse(exchange, refusal_of(error))
+        except ConditionFailed:
+            return await self._refuse(exchange, FAILED)
         except ConnectionError:
             raise
         except Exception as error:
@@ -139,6 +142,13 @@ class HttpDoor:
             return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
         finally:
             connection.ended()
+            self._log_slow(request, began)
+
+    def _log_slow(self, request: web.BaseRequest, began: float) -> None:
+        elapsed = self._loop.time() - began
+        if elapsed >= self.limits.slow_request_s:
+            fields = {"request": f"{request.method} {request.raw_path[:200]}", "seconds": round(elapsed, 3)}
+            _log.warning("slow request", extra=fields)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
         if exchange.request.writer.output_size:  # an answer has begun: its end must not look like one
@@ -157,10 +167,7 @@ class HttpDoor:
             server.close()
         self._all_gone.clear()
         for connection in list(self._connections):
-            if connection.is_serving:
-                connection.close()
-            else:
-                connection.force_close()
+            connection.drain()
         is_clean = True
         if self._connections:
             try:

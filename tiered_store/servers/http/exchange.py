@@ -9,23 +9,32 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDictProxy, istr
 
-from tiered_store.aio.offload import Offload
 from tiered_store.build.entry import Place
 from tiered_store.servers.access import Grant, Right
+from tiered_store.servers.http.connection import Connection
+from tiered_store.servers.http.files import Files
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import granted_place, refusal_of_right
 from tiered_store.servers.http.target import Target, parse_query
 from tiered_store.store.store import Store
 
-__all__ = ["Exchange", "Handler", "Mount", "Mounts"]
+__all__ = ["Exchange", "Handler", "Mount", "Mounts", "answer"]
 
 JSON_TYPE: Final = "application/json"
+_QUALIFIERS: Final = (
+    istr("Range"),
+    istr("If-None-Match"),
+    istr("If-Match"),
+    istr("If-Modified-Since"),
+    istr("If-Unmodified-Since"),
+)
+_SERVER: Final = "tiered_store"
 
 
 class Exchange:
@@ -63,7 +72,7 @@ class Exchange:
         store: Store,
         limits: HttpLimits,
         grant: Grant,
-        files: Offload,
+        files: Files,
         headers_of_all: Mapping[str, str],
     ) -> None:
         self.request = request
@@ -81,6 +90,17 @@ class Exchange:
         """It is known what the request is for."""
         self.path = path
         self._query = query
+
+    @property
+    def has_query(self) -> bool:
+        """Whether there is one."""
+        return bool(self._query)
+
+    @property
+    def is_plain_get(self) -> bool:
+        """Whether it asks for a whole object, whatever the sender has already: what most requests are."""
+        headers = self.headers
+        return self.method == "GET" and not any(name in headers for name in _QUALIFIERS)
 
     def query(self) -> dict[str, str]:
         """The fields of the query by name. Raises Refusal for one that is malformed."""
@@ -109,16 +129,25 @@ class Exchange:
         self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None, *, closes: bool = False
     ) -> web.StreamResponse:
         """Answer with a body that is at hand, or none. To a HEAD only its size is sent."""
-        response = web.Response(status=status, body=body, headers={**(headers or {}), **self.headers_of_all})
+        response = web.Response(status=status, body=body, headers=headers)
         if closes:
             response.force_close()
-        await response.prepare(self.request)
+        await self.begin(response)
         await response.write_eof()
         return response
 
-    async def reply_json(self, value: Any, status: int = 200) -> web.StreamResponse:
+    async def begin(self, response: web.StreamResponse) -> None:
+        """Send the head of an answer."""
+        response.headers["Server"] = _SERVER
+        if self.headers_of_all:
+            response.headers.update(self.headers_of_all)
+        if cast("Connection", self.request.protocol).is_last:
+            response.force_close()
+        await response.prepare(self.request)
+
+    async def reply_json(self, value: Any, *, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
         """Answer with a document."""
-        return await self.reply(status, json.dumps(value).encode(), {"Content-Type": JSON_TYPE})
+        return await self.reply(200, json.dumps(value).encode(), {"Content-Type": JSON_TYPE, **(headers or {})})
 
     async def reply_problem(self, refusal: Refusal) -> web.StreamResponse:
         """Answer with a problem document."""
@@ -133,6 +162,14 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+async def answer(exchange: Exchange, table: Mapping[str, Handler]) -> web.StreamResponse:
+    """Answer by method. Raises Refusal for one that is not in the table."""
+    handler = table.get(exchange.method)
+    if handler is None:
+        raise exchange.refuse_method(*table)
+    return await handler(exchange)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,60 @@
+"""The HTTP door that a configuration describes. Imported only where there is one: aiohttp takes long to load."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+from tiered_store.config.model import Config
+from tiered_store.servers.access import Gate
+from tiered_store.servers.http.api import api_mounts
+from tiered_store.servers.http.door import HttpDoor, Listening
+from tiered_store.servers.http.exchange import Mount, Mounts
+from tiered_store.servers.http.limits import HttpLimits
+from tiered_store.wiring.descriptors import DescriptorPlan
+from tiered_store.wiring.opening import OpenStore
+from tiered_store.wiring.settings import access_settings
+
+__all__ = ["http_limits", "start_http"]
+
+
+def http_limits(config: Config, plan: DescriptorPlan) -> HttpLimits:
+    """What one peer of the HTTP door may use."""
+    section = config.http
+    return HttpLimits(
+        max_connections=plan.http,
+        max_header_bytes=section.max_header_bytes,
+        max_metadata_bytes=config.limits.max_metadata_bytes,
+        header_timeout_s=section.header_timeout_s,
+        stall_timeout_s=section.stall_timeout_s,
+        keepalive_timeout_s=section.keepalive_timeout_s,
+        slow_request_s=config.log.slow_request_s,
+    )
+
+
+async def start_http(
+    config: Config,
+    plan: DescriptorPlan,
+    opened: OpenStore,
+    sockets: Sequence[socket.socket],
+    statistics: Callable[[], Mapping[str, object]],
+) -> HttpDoor:
+    """Open the door.
+
+    Args:
+        config: what it is told.
+        plan: how many connections it may have.
+        opened: what it serves.
+        sockets: listening; owned by the door from here on.
+        statistics: what ``/v1/stats`` answers.
+    """
+    mounts = Mounts(*api_mounts(statistics), *_dialects(opened))
+    gate = Gate(access_settings(config, is_open=config.http.open))
+    door = HttpDoor(opened.store, mounts, limits=http_limits(config, plan), gate=gate)
+    await door.start([Listening(listening) for listening in sockets])
+    return door
+
+
+def _dialects(_opened: OpenStore) -> Sequence[Mount]:
+    """The build tools' dialects."""
+    return ()

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 from tiered_store.aio.eager import Finished, begin
 from tiered_store.aio.offload import Offload
 from tiered_store.aio.tasks import TaskSet
+from tiered_store.aio.together import all_true
 from tiered_store.build.entry import ENTRY_MAX_BYTES, Place, ToolEntry, decode_entry, encode_entry
 from tiered_store.build.verification import Verification
 from tiered_store.errors import InvalidKey, NotFound, StoreError, TooLarge
@@ -298,21 +299,10 @@ class BuildCache:
         return entry if info.size == entry.size else None
 
     async def _has_all(self, place: Place, names: Iterable[str], stats: DialectStats) -> bool:
-        await asyncio.sleep(0)  # a group of tasks needs one of its own, see aio/eager.py
-        wanted = iter(dict.fromkeys(names))
-        missing: list[str] = []
+        async def is_there(name: str) -> bool:
+            return await self._head(place, name, stats) is not None
 
-        async def ask() -> None:
-            for name in wanted:
-                if missing:
-                    return
-                if await self._head(place, name, stats) is None:
-                    missing.append(name)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_QUESTIONS_AT_ONCE):
-                group.create_task(ask())
-        return not missing
+        return await all_true(is_there, dict.fromkeys(names), at_once=_QUESTIONS_AT_ONCE)
 
     async def _entry(self, key: Key, stats: DialectStats) -> ToolEntry | None:
         for _ in range(_ATTEMPTS):

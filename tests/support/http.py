@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from tiered_store.servers.http.door import HttpDoor, Listening
 from tiered_store.servers.http.exchange import Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
 
-__all__ = ["Answer", "ServedHttp", "served_http"]
+__all__ = ["Answer", "ServedHttp", "door_over", "served_http"]
 
 
 @dataclass
@@ -76,24 +76,38 @@ async def served_http(
         cors_origins: whose pages may use it.
         options: of ``store_rig``, which is there when the mounts are asked for.
     """
+    async with (
+        store_rig(**options) as rig,
+        door_over(rig, mounts, limits=limits, access=access, cors_origins=cors_origins) as it,
+    ):
+        yield it
+
+
+@asynccontextmanager
+async def door_over(
+    rig: Rig,
+    mounts: Iterable[Mount],
+    *,
+    limits: HttpLimits | None = None,
+    access: AccessSettings | None = None,
+    cors_origins: Collection[str] = (),
+) -> AsyncIterator[ServedHttp]:
+    """As :func:`served_http`, over a store that is there."""
     directory = tempfile.mkdtemp(prefix="ts-")
     try:
-        async with store_rig(**options) as rig:
-            gate = Gate(access or AccessSettings())
-            door = HttpDoor(
-                rig.store, Mounts(*mounts), limits=limits or HttpLimits(), gate=gate, cors_origins=cors_origins
-            )
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(f"{directory}/h")
-                listener.listen(64)
-                await door.start([Listening(listener)])
-                session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{directory}/h"))
-                try:
-                    yield ServedHttp(door, rig, f"{directory}/h", session)
-                finally:
-                    await session.close()
-                    rig.origin.heal()
-                    await door.drain(5.0)
-            del session, door
+        gate = Gate(access or AccessSettings())
+        door = HttpDoor(rig.store, Mounts(*mounts), limits=limits or HttpLimits(), gate=gate, cors_origins=cors_origins)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(f"{directory}/h")
+            listener.listen(64)
+            await door.start([Listening(listener)])
+            session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{directory}/h"), auto_decompress=False)
+            try:
+                yield ServedHttp(door, rig, f"{directory}/h", session)
+            finally:
+                await session.close()
+                rig.origin.heal()
+                await door.drain(5.0)
+        del session, door
     finally:
         shutil.rmtree(directory)

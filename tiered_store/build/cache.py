@@ -141,6 +141,11 @@ class BuildCache:
 
     # ----------------------------------------------------------------- writes
 
+    @property
+    def max_bytes(self) -> int:
+        """The largest content that is taken; 0 is no bound but the store's."""
+        return self._limits.max_entry_bytes
+
     def check_size(self, size: int) -> None:
         """Refuse content that is too large before its bytes are taken. Raises TooLarge."""
         limit = self._limits.max_entry_bytes
@@ -186,8 +191,8 @@ class BuildCache:
         try:
             key = place.key(name)
             self.check_size(staged.size)
-            if not overwrite and await self._in_time(self._head_of(key, stats), stats) is not None:
-                return False
+            if not overwrite and await self._in_time(self._get_of(key, stats), stats) is not None:
+                return False  # whole and verified: what is damaged is replaced in any case
             await self._put(key, staged, headers)
         except StoreError:
             stats.refused += 1

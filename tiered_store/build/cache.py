@@ -26,7 +26,7 @@ from tiered_store.build.entry import ENTRY_MAX_BYTES, Place, ToolEntry, decode_e
 from tiered_store.build.verification import Verification
 from tiered_store.errors import InvalidKey, NotFound, StoreError, TooLarge
 from tiered_store.key import Key, digest_of
-from tiered_store.objects import Body, Entry
+from tiered_store.objects import Body, Entry, read_body
 from tiered_store.origins.base import PutHeaders
 from tiered_store.stats import DialectStats
 from tiered_store.store.spool import Spool, Staged
@@ -47,6 +47,8 @@ _ATTEMPTS: Final = 2
 _MAX_DIALECTS: Final = 32
 #: So many questions at once for one action result, which may name thousands of files.
 _QUESTIONS_AT_ONCE: Final = 32
+#: Fewer bytes are parsed in less time than a hop to a thread takes.
+_PARSE_HERE_BYTES: Final = 4096
 #: Reads that go on beyond their time.
 _LATE_AT_ONCE: Final = 64
 #: Between two lines in the log about reads that failed, in seconds.
@@ -88,7 +90,7 @@ class BuildCache:
 
     Args:
         store: where it all is; started.
-        offload: where contents are hashed; not closed here.
+        offload: where contents are hashed, and large messages parsed; not closed here.
         limits: see there.
         clock: monotonic seconds, for the log.
     """
@@ -104,6 +106,7 @@ class BuildCache:
         self._store = store
         self._limits = limits
         self._clock = clock
+        self._offload = offload
         self._verification = Verification(offload)
         self._stats: dict[str, DialectStats] = {}
         self._said_at = float("-inf")
@@ -138,6 +141,12 @@ class BuildCache:
         """Whether each of these keys has its content; they are in use now."""
         stats = self.stats_of(place.dialect)
         return await self._in_time(self._has_all(place, names, stats), stats) is True
+
+    async def parse(self, read: Callable[[bytes], T], body: Body) -> T:
+        """What a function makes of all the bytes of a body; in a thread, unless they are few. Raises what it raises."""
+        if isinstance(body, bytes) and len(body) <= _PARSE_HERE_BYTES:
+            return read(body)
+        return await self._offload.run(lambda: read(read_body(body)))
 
     # ----------------------------------------------------------------- writes
 

@@ -10,42 +10,35 @@ action that has made nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
-from tiered_store.aio.offload import Offload
 from tiered_store.aio.together import all_true
 from tiered_store.build.actionresult import EMPTY_DIGEST, read_action_result, read_tree
 from tiered_store.build.cache import BuildCache
 from tiered_store.build.entry import Place
-from tiered_store.objects import Body, body_size, read_body
+from tiered_store.objects import Body, body_size
 
 __all__ = ["is_usable"]
 
-T = TypeVar("T")
-
 #: Larger ones are no action results that Bazel would take, nor trees: read into memory they are a burden.
 _MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
-#: Fewer bytes are read in less time than a hop to a thread takes.
-_READ_HERE_BYTES: Final = 4096
 _TREES_AT_ONCE: Final = 8
 
 
-async def is_usable(cache: BuildCache, contents: Place, result: Body, files: Offload) -> bool:
+async def is_usable(cache: BuildCache, contents: Place, result: Body) -> bool:
     """Whether what is behind a key of actions may be given out.
 
     Args:
         cache: where it came from.
         contents: where what it names is, by digest.
         result: the body, verified.
-        files: where large messages are read.
     """
     if not body_size(result):
         return False
     if body_size(result) > _MESSAGE_MAX_BYTES:
         return True  # of whatever kind it is, it is no action result
     try:
-        named = await _run(read_action_result, result, files)
+        named = await cache.parse(read_action_result, result)
     except (OverflowError, OSError, EOFError):
         return False
     if named is None:
@@ -58,7 +51,7 @@ async def is_usable(cache: BuildCache, contents: Place, result: Body, files: Off
         if found is None or found.entry.size > _MESSAGE_MAX_BYTES:
             return False
         try:
-            names = await _run(read_tree, found.body, files)
+            names = await cache.parse(read_tree, found.body)
         except (ValueError, OverflowError, OSError, EOFError):
             return False
         return await cache.has_all(contents, _but_empty(names))
@@ -66,12 +59,6 @@ async def is_usable(cache: BuildCache, contents: Place, result: Body, files: Off
     return await cache.has_all(contents, _but_empty(named.blobs)) and await all_true(
         is_whole, dict.fromkeys(named.trees), at_once=_TREES_AT_ONCE
     )
-
-
-async def _run(read: Callable[[bytes], T], body: Body, files: Offload) -> T:
-    if isinstance(body, bytes) and len(body) <= _READ_HERE_BYTES:
-        return read(body)
-    return await files.run(lambda: read(read_body(body)))
 
 
 def _but_empty(names: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tiered_store.config.model import Config
 from tiered_store.servers.access import Gate
 from tiered_store.servers.http.api import api_mounts
+from tiered_store.servers.http.dialects.mounts import dialect_mounts
 from tiered_store.servers.http.door import HttpDoor, Listening
 from tiered_store.servers.http.exchange import Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
@@ -55,6 +56,6 @@ async def start_http(
     return door
 
 
-def _dialects(_opened: OpenStore) -> Sequence[Mount]:
-    """The build tools' dialects."""
-    return ()
+def _dialects(opened: OpenStore) -> Sequence[Mount]:
+    """The build tools' dialects, where there is a build cache."""
+    return () if opened.build is None else dialect_mounts(opened.build)

@@ -60,7 +60,7 @@ async def _give_result(exchange: Exchange, cache: BuildCache, instance: str, nam
     contents = exchange.place(_CONTENTS, instance, Right.READ)
 
     async def is_whole(found: Found) -> bool:
-        return await is_usable(cache, contents, found.body, exchange.files)
+        return await is_usable(cache, contents, found.body)
 
     return await give(exchange, cache, place, name, is_usable=is_whole)
 

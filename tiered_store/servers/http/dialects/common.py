@@ -116,9 +116,9 @@ async def give(
 
 async def say(exchange: Exchange, headers: Mapping[str, str], size: int) -> web.StreamResponse:
     """Answer a HEAD whose GET would have a body of ``size`` bytes."""
-    response = web.StreamResponse(status=200, headers={**headers, **exchange.headers_of_all})
+    response = web.StreamResponse(status=200, headers=headers)
     response.content_length = size
-    await response.prepare(exchange.request)
+    await exchange.begin(response)
     await response.write_eof()
     return response
 

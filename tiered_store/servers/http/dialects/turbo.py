@@ -72,7 +72,8 @@ async def _answer_artifact(exchange: Exchange, cache: BuildCache, instance: str,
         raise exchange.refuse_method("GET", "HEAD", "PUT", "POST", "OPTIONS")
     place = writable(exchange, cache, _DIALECT, instance)
     await keep(exchange, cache, place, name, _kept(exchange.headers))
-    return await exchange.reply_json({"urls": [f"/turbo/{instance}/{path}"]}, 202)
+    body = json.dumps({"urls": [f"/turbo/{instance}/{path}"]}).encode()
+    return await exchange.reply(202, body, {"Content-Type": JSON_TYPE})
 
 
 async def _query(exchange: Exchange, cache: BuildCache, instance: str) -> web.StreamResponse:

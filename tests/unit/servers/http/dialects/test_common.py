@@ -18,6 +18,7 @@ from tiered_store.key import name_of_key, parse_key
 from tiered_store.origins.base import PutHeaders
 from tiered_store.servers.access import AccessSettings, Rule, TokenRule
 from tiered_store.servers.credentials import hash_of
+from tiered_store.servers.http.files import Files
 
 DATA = pattern(300_000)
 SMALL = b"content"
@@ -220,12 +221,12 @@ async def test_a_body_that_breaks_off_is_no_whole_one(monkeypatch, caplog):
     async with served_dialects() as it:
         await it.put(PATHS["ccache"][0], DATA)
 
-        def broken(body, offset=0, length=None):
+        async def broken(files, body, offset, size):
             if offset:
-                raise OSError(5, "Input/output error")
-            return DATA[: length or len(DATA)]
+                raise OriginUnavailable("the disk fails")
+            return DATA[:size]
 
-        monkeypatch.setattr("tiered_store.servers.http.bodies.read_body", broken)
+        monkeypatch.setattr(Files, "read", broken)
         answer = await it.http.raw(f"GET {PATHS['ccache'][0]} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert len(answer.partition(b"\r\n\r\n")[2]) < len(DATA)

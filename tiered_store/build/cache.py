@@ -38,8 +38,8 @@ _log = logging.getLogger("tiered_store.build")
 
 T = TypeVar("T")
 
-_AS_ENTRY: Final = PutHeaders("application/json")
-_AS_CONTENT: Final = PutHeaders()
+#: Of contents and entries. A content type would be one more file, and two more waits for the disk, at a local origin.
+_NOTHING_SAID: Final = PutHeaders()
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 #: What a tier has in place of damaged bytes comes from below; below the origin there is nothing.
 _ATTEMPTS: Final = 2
@@ -354,14 +354,14 @@ class BuildCache:
 
     async def _put(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
         write_back = self._limits.write_back
-        content = await self._store.put(None, staged, _AS_CONTENT, write_back=write_back)
+        content = await self._store.put(None, staged, _NOTHING_SAID, write_back=write_back)
         entry = ToolEntry(digest_of(Key(content.key)), staged.size, time.time_ns(), dict(headers))
         if self._has_already(key, entry):
             return  # tools upload again what they have uploaded before: spare the origin a write
         body = encode_entry(entry)
         if len(body) > ENTRY_MAX_BYTES:
             raise TooLarge(f"what comes with content, its headers, is bounded by {ENTRY_MAX_BYTES} bytes", key=key)
-        await self._store.put(key, Staged.of_bytes(body, hashed=False), _AS_ENTRY, write_back=write_back)
+        await self._store.put(key, Staged.of_bytes(body, hashed=False), _NOTHING_SAID, write_back=write_back)
 
     def _has_already(self, key: Key, entry: ToolEntry) -> bool:
         held = self._store.peek(key)

@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # `make test` fails when less of the package's branches is covered, in percent.
 COVERAGE_MIN ?= 92
+# How many tests run at once; auto: one for each core, 0: all in one process (for a debugger).
+TEST_WORKERS ?= auto
 # More arguments for serve, test, bench, soak and demo: make test ARGS="-k codec -x"
 ARGS ?=
 
@@ -26,7 +28,7 @@ serve: ## Run the daemon on the embedded default until Ctrl-C
 
 test: ## Run all tests with branch coverage, the daemons they start included
 	$(venv) test
-	$(VENV_PYTHON) -m pytest --cov --cov-report=term --cov-fail-under=$(COVERAGE_MIN) $(ARGS)
+	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=$(COVERAGE_MIN) $(ARGS)
 
 lint: ## Check style, format, types and the direction of imports
 	$(venv) lint

@@ -107,6 +107,7 @@ def test_counts_stay_level_over_mixed_work(daemon: RunningDaemon, kind: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_counts_stay_level_over_ten_thousand_operations(daemon: RunningDaemon, kind: str) -> None:
     with connect(kind, daemon.socket_path) as store:

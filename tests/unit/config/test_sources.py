@@ -134,7 +134,10 @@ def test_an_empty_variable_is_not_set() -> None:
             "TIERED_STORE_SERVER__SOKCET: server.sokcet: unknown setting; did you mean 'socket'?",
         ),
         ("TIERED_STORE_SEVRER__SOCKET", "TIERED_STORE_SEVRER__SOCKET: sevrer: unknown section; did you mean 'server'?"),
-        ("TIERED_STORE_METRICS__PORT", "TIERED_STORE_METRICS__PORT: metrics: is not supported by this version; remove it"),
+        (
+            "TIERED_STORE_METRICS__PORT",
+            "TIERED_STORE_METRICS__PORT: metrics: is not supported by this version; remove it",
+        ),
         ("STORAGE_BACKEND", "STORAGE_BACKEND: origin.backend: must be 'local', 's3' or 'tiered', not 'x'"),
     ],
 )

@@ -23,6 +23,8 @@ __all__ = ["Files", "Piece"]
 
 #: Threads that read what is not in the page cache.
 _THREADS: Final = 4
+#: A view of a map takes no memory, so only the time between two looks at the connection bounds it.
+_VIEW_BYTES: Final = 4 * 1024 * 1024
 #: The file system cannot say whether it would have to wait.
 _NOT_SUPPORTED: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
@@ -39,7 +41,7 @@ class Files:
         self._maps: WeakKeyDictionary[Descriptor, memoryview] = WeakKeyDictionary()
 
     def pieces(self, body: FileBody, offset: int, end: int) -> AsyncIterator[Piece]:
-        """The bytes ``[offset, end)`` of a body, at most ``PIECE_BYTES`` at a time.
+        """The bytes ``[offset, end)`` of a body; at most ``PIECE_BYTES`` of memory are taken at a time.
 
         Raises:
             OriginUnavailable: the file cannot be read, in place of a piece.
@@ -84,7 +86,7 @@ class _Pieces:
         return self
 
     async def __anext__(self) -> Piece:
-        size = min(PIECE_BYTES, self._end - self._offset)
+        size = min(_VIEW_BYTES if self._body.is_memory else PIECE_BYTES, self._end - self._offset)
         if size <= 0:
             raise StopAsyncIteration
         piece = await self._files.read(self._body, self._offset, size)

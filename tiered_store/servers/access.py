@@ -35,6 +35,7 @@ __all__ = [
     "Role",
     "Rule",
     "TokenRule",
+    "beyond_hidden",
     "is_own_name",
 ]
 
@@ -45,6 +46,8 @@ Anonymous: TypeAlias = Literal["none", "read", "write"]
 #: In a list of instances: all of them.
 EVERY_INSTANCE: Final = "*"
 _RESERVED: Final = (ENTRY_PREFIX, QUARANTINE_PREFIX)
+#: The last of all characters, in the order of UTF-8's bytes.
+_LAST: Final = "\U0010ffff"
 #: An object under the bare name would keep a directory of a local origin from having it.
 _RESERVED_NAMES: Final = frozenset(prefix.removesuffix("/") for prefix in _RESERVED)
 
@@ -171,6 +174,10 @@ class Grant:
             return True
         return right in self._rights and key.startswith(self._prefixes) and not _is_reserved(key)
 
+    def may_any(self, right: Right) -> bool:
+        """Whether the right is given for any key at all."""
+        return right in self._rights and bool(self._prefixes)
+
     def may_all(self, right: Right, prefix: str) -> bool:
         """Whether the right is given for every key that begins with a prefix, whatever there is or will be."""
         hides = any(reserved.startswith(prefix) for reserved in _RESERVED)
@@ -189,6 +196,16 @@ class Grant:
         if rights is None:
             rights = self._instances.get(EVERY_INSTANCE, frozenset())
         return place if right in rights else None
+
+
+def beyond_hidden(key: str) -> str:
+    """After which key a listing goes on that ends with one that it may not show: the last that there could be with it.
+
+    Whoever may list something may read all of that but what is reserved. So nothing that could be shown is left out,
+    pages full of hidden keys are not fetched, and a cursor tells no reserved key.
+    """
+    reserved, slash, _ = key.partition("/")
+    return reserved + slash + _LAST if slash else reserved
 
 
 def _is_reserved(key: str) -> bool:

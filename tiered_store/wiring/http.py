@@ -50,7 +50,7 @@ async def start_http(
         statistics: what ``/v1/stats`` answers.
     """
     mounts = Mounts(*api_mounts(statistics), *_dialects(opened))
-    gate = Gate(access_settings(config, is_open=config.http.open))
+    gate = Gate(access_settings(config))
     door = HttpDoor(opened.store, mounts, limits=http_limits(config, plan), gate=gate)
     await door.start([Listening(listening) for listening in sockets])
     return door

@@ -52,18 +52,13 @@ def native_limits(config: Config, plan: DescriptorPlan) -> NativeLimits:
     )
 
 
-def access_settings(config: Config, *, is_open: bool) -> AccessSettings:
-    """Who may do what.
-
-    Args:
-        config: with the rules.
-        is_open: whether programs of this machine are let in over TCP without a token.
-    """
+def access_settings(config: Config) -> AccessSettings:
+    """Who may do what."""
     access = config.access
     return AccessSettings(
         tokens=[TokenRule(_rule(token), token.hash.removeprefix("sha256:")) for token in access.tokens],
         peers=[PeerRule(_rule(peer), peer.uid, peer.gid) for peer in access.peers],
-        is_open=is_open,
+        is_open=config.http.open,
         anonymous={instance.name: instance.anonymous for instance in config.build.instances},
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from tiered_store.build.entry import Place
 from tiered_store.errors import InvalidKey
+from tiered_store.key import parse_key
 from tiered_store.servers import access
 from tiered_store.servers.access import (
     AccessSettings,
@@ -19,6 +20,7 @@ from tiered_store.servers.access import (
     Right,
     Rule,
     TokenRule,
+    beyond_hidden,
     is_own_name,
 )
 from tiered_store.servers.credentials import hash_of
@@ -98,6 +100,27 @@ def test_names_that_only_look_like_those_of_build_caches() -> None:
 )
 def test_every_key_below_a_prefix(rule: TokenRule, prefix: str, allowed: bool) -> None:
     assert granted(rule).may_all(WRITE, prefix) is allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "right", "allowed"),
+    [
+        (token("t", "read"), READ, True),
+        (token("t", "read"), WRITE, False),
+        (token("t", "write", prefixes=("ci/",)), WRITE, True),
+        (token("t", "write", prefixes=()), READ, False),
+    ],
+)
+def test_any_key_at_all(rule: TokenRule, right: Right, allowed: bool) -> None:
+    assert granted(rule).may_any(right) is allowed
+
+
+def test_a_listing_that_ends_with_a_hidden_key_goes_on_behind_all_of_them() -> None:
+    for key in ("build/nx/repo/k", "build/\U0010fffe"):
+        assert key < beyond_hidden(key) < "build0"
+    assert "k" not in beyond_hidden("quarantine/pr/nx/repo/k")
+    assert beyond_hidden("build") == "build"  # "build.txt" comes before "build/"
+    parse_key(beyond_hidden("build/a"))
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,13 @@ def test_who_may_do_what(configured) -> None:
         [[build.instances]]
         name = "x"
         anonymous = "write"
+        [http]
+        port = 8080
+        open = true
         """
     )
     ci = Rule("ci", "write", ("a/",), can_list=True, instances=frozenset({"x", "y"}), quarantine=True)
-    assert access_settings(config, is_open=True) == AccessSettings(
+    assert access_settings(config) == AccessSettings(
         tokens=[TokenRule(ci, digest)],
         peers=[PeerRule(Rule("me", "admin"), uid=7)],
         is_open=True,

@@ -11,10 +11,12 @@ from aiohttp import web
 
 from tiered_store.errors import InvalidKey
 from tiered_store.key import parse_key, parse_prefix
+from tiered_store.servers.access import beyond_hidden
 from tiered_store.servers.http.bodies import receive_small
 from tiered_store.servers.http.exchange import Exchange, Handler, Mount, answer
 from tiered_store.servers.http.fields import described
 from tiered_store.servers.http.objects import handle_artifact, handle_object
+from tiered_store.servers.http.openapi import description
 from tiered_store.servers.http.problems import Refusal
 from tiered_store.servers.http.rights import Right
 
@@ -44,6 +46,7 @@ def api_mounts(statistics: Callable[[], Mapping[str, object]]) -> tuple[Mount, .
         Mount("v1/copy", _alone({"POST": _copy})),
         Mount("v1/health", _alone({"GET": _health, "HEAD": _health})),
         Mount("v1/stats", _alone({"GET": stats, "HEAD": stats})),
+        Mount("v1/openapi.json", _alone({"GET": _described_api, "HEAD": _described_api})),
     )
 
 
@@ -70,8 +73,12 @@ async def _list(exchange: Exchange) -> web.StreamResponse:
     exchange.require(Right.LIST, prefix)
     after, limit = _after(query.get("cursor", "")), _limit(query.get("limit", ""))
     page = await exchange.store.list(prefix, after=after, limit=limit)
-    cursor = base64.urlsafe_b64encode(page.items[-1].key.encode()).decode() if page.more and page.items else None
     shown = [info for info in page.items if exchange.grant.may(Right.READ, info.key)]
+    cursor = None
+    if page.more and page.items:
+        last = page.items[-1].key
+        last = last if exchange.grant.may(Right.READ, last) else beyond_hidden(last)
+        cursor = base64.urlsafe_b64encode(last.encode()).decode()
     return await exchange.reply_json({"objects": described(shown), "cursor": cursor})
 
 
@@ -96,11 +103,13 @@ async def _delete_prefix(exchange: Exchange) -> web.StreamResponse:
     prefix = parse_prefix(exchange.query().get("prefix", ""))
     if not prefix:
         raise InvalidKey("an empty prefix would delete everything; name one", key="")
+    exchange.require(Right.LIST, prefix)  # it tells how many there were, and removes what the sender does not know of
     exchange.require_all(Right.WRITE, prefix)
     return await exchange.reply_json({"deleted": await exchange.store.delete_prefix(prefix)})
 
 
 async def _exists(exchange: Exchange) -> web.StreamResponse:
+    exchange.require_any(Right.READ)  # before a body of a megabyte is taken
     names = (await _document(exchange)).get("keys")
     if not isinstance(names, list) or len(names) > _KEYS_MAX:
         raise Refusal(400, "BadDocument", f'the body must be {{"keys": [...]}} with at most {_KEYS_MAX} keys')
@@ -111,6 +120,7 @@ async def _exists(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _copy(exchange: Exchange) -> web.StreamResponse:
+    exchange.require_any(Right.WRITE)
     document = await _document(exchange)
     source, target = (parse_key(_text(document.get(name))) for name in ("source", "target"))
     exchange.require(Right.READ, source)
@@ -122,6 +132,11 @@ async def _copy(exchange: Exchange) -> web.StreamResponse:
 async def _health(exchange: Exchange) -> web.StreamResponse:
     """Whether the daemon answers; everybody may know that."""
     return await exchange.reply_json({"status": "ok"})
+
+
+async def _described_api(exchange: Exchange) -> web.StreamResponse:
+    """What this API is; everybody may know that."""
+    return await exchange.reply_json(description())
 
 
 async def _document(exchange: Exchange) -> dict[str, Any]:

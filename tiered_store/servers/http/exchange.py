@@ -111,6 +111,11 @@ class Exchange:
         if not self.grant.may(right, key):
             raise refusal_of_right(self.grant)
 
+    def require_any(self, right: Right) -> None:
+        """Ask whether the sender may do this with any key at all. Raises Refusal."""
+        if not self.grant.may_any(right):
+            raise refusal_of_right(self.grant)
+
     def require_all(self, right: Right, prefix: str) -> None:
         """Ask whether the sender may do this with every key that begins with ``prefix``. Raises Refusal."""
         if not self.grant.may_all(right, prefix):

@@ -170,14 +170,18 @@ async def _run(loaded: Loaded) -> int:
             _log.error("cannot start: %s", error)
             return 1
         closed = clean = False
+        code = 0
         try:
             clean = await _serve(loaded, plan, opened, stop, began)
+        except CannotStart as error:
+            _log.error("cannot start: %s", error)
+            code = 1
         finally:
             closed = await _close(opened, loaded.config.server.drain_timeout_s + _CLOSE_MARGIN_S)
     _log.info("stopped", extra={"clean": clean and closed, "uptime_s": round(time.monotonic() - began, 3)})
     if not closed:
         leave(stop.listeners)
-    return 0  # also when requests were cut off: that is what the limit is for, and the log says so
+    return code  # 0 also when requests were cut off: that is what the limit is for, and the log says so
 
 
 async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: _Stop, began: float) -> bool:

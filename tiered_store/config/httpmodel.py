@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from tiered_store.config.corsvalues import CorsOrigins
 from tiered_store.config.section import Section
 from tiered_store.config.values import ByteSize, Mode, OptionalPath, Seconds
 
@@ -37,6 +38,9 @@ class HttpSection(Section):
     host: Annotated[str, BeforeValidator(parse_host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 0
     open: bool = False
+    tls_certificate: OptionalPath = None
+    tls_key: OptionalPath = None
+    cors_origins: CorsOrigins = ()
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 512
     max_header_bytes: Annotated[ByteSize, Field(ge=4096, le=64 * 1024)] = 8 * 1024
     header_timeout_s: Annotated[Seconds, Field(gt=0)] = 10.0

@@ -21,7 +21,7 @@ from tiered_store.config.cdnchecks import cdn_notices, check_cdn
 from tiered_store.config.checks import check, check_policies, journal_notices
 from tiered_store.config.defaults import default_paths, paths_below
 from tiered_store.config.faults import ConfigError, Fault, nearest
-from tiered_store.config.httpchecks import check_http
+from tiered_store.config.httpchecks import check_http, http_notices
 from tiered_store.config.model import SECTIONS, Config, PolicyRule, Section, is_private
 from tiered_store.config.s3checks import check_s3, s3_notices, unused_notices
 from tiered_store.config.sizes import format_size
@@ -122,7 +122,7 @@ def load(
     if reading.faults:
         raise ConfigError(reading.faults)
     of_s3, of_cdn = (*unused_notices(config, sources, named), *s3_notices(config)), cdn_notices(config, sources)
-    others = (*journal_notices(config), *access_notices(config))
+    others = (*journal_notices(config), *access_notices(config), *http_notices(config, sources))
     return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn, *others))
 
 

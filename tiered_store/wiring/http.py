@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 
+from tiered_store.config.httpmodel import HttpSection
 from tiered_store.config.model import Config
+from tiered_store.config.tls import TlsFault, server_context
 from tiered_store.servers.access import Gate
 from tiered_store.servers.http.api import api_mounts
 from tiered_store.servers.http.dialects.mounts import dialect_mounts
 from tiered_store.servers.http.door import HttpDoor, Listening
 from tiered_store.servers.http.exchange import Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
-from tiered_store.wiring.descriptors import DescriptorPlan
+from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan
 from tiered_store.wiring.opening import OpenStore
 from tiered_store.wiring.settings import access_settings
 
@@ -48,12 +51,27 @@ async def start_http(
         opened: what it serves.
         sockets: listening; owned by the door from here on.
         statistics: what ``/v1/stats`` answers.
+
+    Raises:
+        CannotStart: the certificate cannot be used.
     """
     mounts = Mounts(*api_mounts(statistics), *_dialects(opened))
     gate = Gate(access_settings(config))
-    door = HttpDoor(opened.store, mounts, limits=http_limits(config, plan), gate=gate)
-    await door.start([Listening(listening) for listening in sockets])
+    limits, origins = http_limits(config, plan), frozenset(config.http.cors_origins)
+    tls = _tls(config.http)
+    door = HttpDoor(opened.store, mounts, limits=limits, gate=gate, cors_origins=origins)
+    await door.start([Listening(place, tls if place.family != socket.AF_UNIX else None) for place in sockets])
     return door
+
+
+def _tls(section: HttpSection) -> ssl.SSLContext | None:
+    """What makes TCP connections secret. Raises CannotStart: the files have changed since they were judged."""
+    if section.tls_certificate is None or section.tls_key is None:
+        return None
+    try:
+        return server_context(section.tls_certificate, section.tls_key)
+    except TlsFault as fault:
+        raise CannotStart(f"the certificate cannot be used: {fault.message}") from fault
 
 
 def _dialects(opened: OpenStore) -> Sequence[Mount]:

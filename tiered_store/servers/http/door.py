@@ -31,6 +31,8 @@ __all__ = ["HttpDoor", "Listening"]
 _log = logging.getLogger("tiered_store.http")
 
 _CHECK_INTERVAL_S: Final = 1.0
+#: What a peer may take to agree to the end of a secret connection.
+_CLOSE_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,13 @@ class HttpDoor:
             create: Any = self._loop.create_server
             if place.socket.family == socket.AF_UNIX:
                 create = self._loop.create_unix_server
-            self._servers.append(await create(self._server, sock=place.socket, ssl=place.tls))
+            waits = {}
+            if place.tls is not None:  # what is not secret yet has the time that a request's headers have
+                waits = {
+                    "ssl_handshake_timeout": self.limits.header_timeout_s,
+                    "ssl_shutdown_timeout": _CLOSE_TIMEOUT_S,
+                }
+            self._servers.append(await create(self._server, sock=place.socket, ssl=place.tls, **waits))
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
 
     def admit(self, connection: Connection) -> bool:

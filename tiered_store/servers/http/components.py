@@ -15,6 +15,8 @@ _PROBLEM: Final = "application/problem+json"
 #: bytes. A key that breaks them is a 400.
 _SEGMENT: Final = r"(?!\.{1,2}(?:/|$)|\.tiered_store)[^/\\\u0000-\u001f\u007f-\u009f\u2028\u2029]+"
 _PATH: Final = f"{_SEGMENT}(?:/{_SEGMENT})*"
+#: What a key may begin with: whole segments, and a beginning of one.
+_BEGINNING: Final = rf"(?:{_SEGMENT}/)*(?:{_SEGMENT}|\.{{0,2}})"
 _TAG: Final = '(?:W/)?"[!#-~]*"'
 _ARTIFACT: Final = "sha256:[0-9a-f]{64}"
 
@@ -72,7 +74,7 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str, **more:
 
 
 def _parameters() -> dict[str, Any]:
-    tags = {"type": "string", "pattern": f"^(?:\\*|{_TAG}(?:, {_TAG})*)$", "examples": ["*", '"5d41402abc4b2a76"']}
+    tags = {"anyOf": [{"const": "*"}, {"type": "string", "pattern": f"^{_TAG}(?:, {_TAG})*$"}]}
     date = {"type": "string", "examples": ["Sun, 06 Nov 1994 08:49:37 GMT"]}
     return {
         "Key": _parameter(
@@ -143,8 +145,20 @@ def _schemas() -> dict[str, Any]:
             "description": f"1 to {MAX_KEY_BYTES} bytes of UTF-8: an artifact's key, or a path.",
             "examples": ["sessions/a/files/x.txt"],
         },
+        "PathKey": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_KEY_BYTES,
+            "pattern": f"^(?!sha256:){_PATH}$",
+            "description": "A key that is no artifact's.",
+        },
         "ArtifactKey": {"type": "string", "pattern": f"^{_ARTIFACT}$"},
-        "Prefix": {"type": "string", "maxLength": MAX_KEY_BYTES, "description": "The beginning of some key, or empty."},
+        "Prefix": {
+            "type": "string",
+            "maxLength": MAX_KEY_BYTES,
+            "anyOf": [{"pattern": "^sha256:[0-9a-f]{0,64}$"}, {"pattern": f"^(?!sha256:){_BEGINNING}$"}],
+            "description": "The beginning of some key, or empty.",
+        },
         "Object": {
             "type": "object",
             "required": ["key", "size", "etag", "content_type", "metadata", "modified"],

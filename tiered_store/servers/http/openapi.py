@@ -177,11 +177,12 @@ def _exists() -> dict[str, Any]:
 
 
 def _copy() -> dict[str, Any]:
-    names = ("source", "target")
+    # An artifact is made by putting its bytes, which are verified.
+    names = {"source": reference("schemas", "Key"), "target": reference("schemas", "PathKey")}
     return _operation(
         "copy",
         "Copy an object, inside the origin where it can",
         (*_IF_REFUSED, "NotFound", "Damaged", *_OF_WRITES, *_OF_BODIES, "WrongDigest"),
         {"200": json_content(reference("schemas", "Object"), "The copy.")},
-        requestBody=_asked({"required": [*names], "properties": {name: reference("schemas", "Key") for name in names}}),
+        requestBody=_asked({"required": [*names], "properties": names}),
     )

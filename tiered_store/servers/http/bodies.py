@@ -18,6 +18,7 @@ from tiered_store.errors import DeadlineExceeded, ProtocolError, StoreError, Too
 from tiered_store.objects import INLINE_MAX_BYTES, Body, read_body
 from tiered_store.servers.http.exchange import Exchange
 from tiered_store.servers.http.files import Piece
+from tiered_store.servers.http.heads import head_of
 from tiered_store.servers.http.problems import Refusal
 from tiered_store.store.reading import Reading
 from tiered_store.store.spool import Staged
@@ -129,31 +130,26 @@ async def send_parts(
     damaged: Callable[[], None] | None = None,
 ) -> web.StreamResponse:
     """Answer with several pieces in turn, each with something before it; together they have ``size`` bytes."""
-    response = web.StreamResponse(status=status, headers=headers)
-    response.content_length = size
+    head = head_of(status, headers, size)
     if exchange.method == "HEAD" or not size:
-        await exchange.begin(response)
-        await response.write_eof()
-        return response
+        return await exchange.reply_at_once(head, b"")
     try:
         lead, pieces = parts[0]
         first: Piece = await anext(pieces, b"")  # an error that comes before any byte can still be told
-        await exchange.begin(response)
-        if lead:
-            await response.write(lead)
-        await response.write(first)
+        exchange.begin(head)
+        await exchange.write(lead)
+        await exchange.write(first)
         async for piece in pieces:
-            await response.write(piece)
+            await exchange.write(piece)
         for lead, pieces in parts[1:]:
-            await response.write(lead)
+            await exchange.write(lead)
             async for piece in pieces:
-                await response.write(piece)
+                await exchange.write(piece)
     except StoreError:
         if damaged is not None:
             damaged()
         raise
-    await response.write_eof()
-    return response
+    return await exchange.end()
 
 
 class _Incoming:

@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from tiered_store.servers.access import Grant
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import Sender, sender_of
@@ -48,8 +49,10 @@ class Connection(web.RequestHandler):
         "_door",
         "_head_since",
         "_is_admitted",
+        "_room",
         "_stalled_bytes",
         "_stalled_since",
+        "grant",
         "is_last",
         "is_serving",
         "sender",
@@ -74,9 +77,11 @@ class Connection(web.RequestHandler):
         self._head_since: float | None = None
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
+        self._room: asyncio.Future[None] | None = None
         self.is_serving = False
         self.is_last = False
         self.sender = Sender()
+        self.grant: Grant | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer is here; one too many is told so."""
@@ -93,6 +98,8 @@ class Connection(web.RequestHandler):
         if self._is_admitted:
             self._is_admitted = False
             super().connection_lost(exc)
+            if self._room is not None and not self._room.done():
+                self._room.set_exception(ConnectionResetError("the peer has gone"))
             self._door.gone(self)
 
     def data_received(self, data: bytes) -> None:
@@ -112,6 +119,16 @@ class Connection(web.RequestHandler):
         """It has been answered."""
         self.is_serving = False
 
+    async def writable(self) -> None:
+        """Return when more may be written. Raises ConnectionResetError if the peer goes meanwhile."""
+        if self._stalled_since is None:
+            return
+        self._room = self._loop.create_future()
+        try:
+            await self._room
+        finally:
+            self._room = None
+
     def pause_writing(self) -> None:
         """The peer does not read as fast as we write."""
         super().pause_writing()
@@ -122,6 +139,8 @@ class Connection(web.RequestHandler):
         """It does again."""
         super().resume_writing()
         self._stalled_since = None
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def drain(self) -> None:
         """End it: now if no request is under way, else after that one."""

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.hdrs import AUTHORIZATION
 
 from tiered_store.errors import StoreError
-from tiered_store.servers.access import Gate
+from tiered_store.servers.access import Caller, Gate, Grant
 from tiered_store.servers.http.conditions import FAILED
 from tiered_store.servers.http.connection import Connection, Server
 from tiered_store.servers.http.cors import answer_headers, preflight_headers
 from tiered_store.servers.http.exchange import Exchange, Mounts
 from tiered_store.servers.http.files import Files
+from tiered_store.servers.http.heads import Heads
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import Refusal, refusal_of
 from tiered_store.servers.http.rights import caller_of
@@ -66,6 +68,7 @@ class HttpDoor:
         self._gate = gate
         self._cors_origins = cors_origins
         self._files = Files()
+        self._heads = Heads()
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -112,17 +115,18 @@ class HttpDoor:
         connection = cast("Connection", request.protocol)
         connection.began()
         began = self._loop.time()
-        grant = self._gate.of(caller_of(connection.sender, request.headers, self._cors_origins))
+        origins = self._cors_origins
         exchange = Exchange(
             request,
             store=self._store,
             limits=self.limits,
-            grant=grant,
+            grant=self._grant(connection, request),
             files=self._files,
-            headers_of_all=answer_headers(request.headers, self._cors_origins),
+            heads=self._heads,
+            headers_of_all=answer_headers(request.headers, origins) if origins else {},
         )
         try:
-            asked = preflight_headers(request.method, request.headers, self._cors_origins)
+            asked = preflight_headers(request.method, request.headers, origins) if origins else None
             if asked is not None:
                 return await exchange.reply(204, b"", asked)
             target = parse_target(request.raw_path)
@@ -144,6 +148,14 @@ class HttpDoor:
             connection.ended()
             self._log_slow(request, began)
 
+    def _grant(self, connection: Connection, request: web.BaseRequest) -> Grant:
+        """What the sender may do. Of a unix socket's peer who shows no token, that is always the same."""
+        if connection.sender.peer is not None and AUTHORIZATION not in request.headers:
+            if connection.grant is None:
+                connection.grant = self._gate.of(Caller(peer=connection.sender.peer))
+            return connection.grant
+        return self._gate.of(caller_of(connection.sender, request.headers, self._cors_origins))
+
     def _log_slow(self, request: web.BaseRequest, began: float) -> None:
         elapsed = self._loop.time() - began
         if elapsed >= self.limits.slow_request_s:
@@ -151,7 +163,7 @@ class HttpDoor:
             _log.warning("slow request", extra=fields)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
-        if exchange.request.writer.output_size:  # an answer has begun: its end must not look like one
+        if exchange.has_begun:  # an answer has begun: its end must not look like one
             exchange.abort()
             raise ConnectionResetError("the answer could not be finished")
         return await exchange.reply_problem(refusal)

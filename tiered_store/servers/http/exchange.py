@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDictProxy, istr
 
 from tiered_store.build.entry import Place
 from tiered_store.servers.access import Grant, Right
 from tiered_store.servers.http.connection import Connection
-from tiered_store.servers.http.files import Files
+from tiered_store.servers.http.files import Files, Piece
+from tiered_store.servers.http.heads import Heads, date_line, has_no_body, head_of, lines_of
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import granted_place, refusal_of_right
@@ -27,14 +28,33 @@ from tiered_store.store.store import Store
 __all__ = ["Exchange", "Handler", "Mount", "Mounts", "answer"]
 
 JSON_TYPE: Final = "application/json"
-_QUALIFIERS: Final = (
-    istr("Range"),
-    istr("If-None-Match"),
-    istr("If-Match"),
-    istr("If-Modified-Since"),
-    istr("If-Unmodified-Since"),
+_QUALIFIERS: Final = tuple(
+    map(istr, ("Range", "If-None-Match", "If-Match", "If-Modified-Since", "If-Unmodified-Since"))
 )
-_SERVER: Final = "tiered_store"
+_NO_FIELDS: Final[Mapping[str, str]] = {}
+
+
+class _Answered(web.StreamResponse):
+    """What aiohttp is given for an answer that has been sent already: it only looks at ``keep_alive``."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._is_kept = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether another request may follow."""
+        return self._is_kept
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to be sent."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be sent."""
+
+
+_KEPT: Final = _Answered(keep_alive=True)
+_CLOSED: Final = _Answered(keep_alive=False)
 
 
 class Exchange:
@@ -50,14 +70,20 @@ class Exchange:
         files: where files are read.
         grant: what the sender may do.
         headers_of_all: what every answer to it carries.
+        heads: the heads of answers with whole objects.
+        has_begun: whether some of the answer has been sent.
     """
 
     __slots__ = (
+        "_closes",
+        "_connection",
         "_query",
         "files",
         "grant",
+        "has_begun",
         "headers",
         "headers_of_all",
+        "heads",
         "limits",
         "method",
         "path",
@@ -73,6 +99,7 @@ class Exchange:
         limits: HttpLimits,
         grant: Grant,
         files: Files,
+        heads: Heads,
         headers_of_all: Mapping[str, str],
     ) -> None:
         self.request = request
@@ -84,7 +111,11 @@ class Exchange:
         self.files = files
         self.grant = grant
         self.headers_of_all = headers_of_all
+        self.heads = heads
+        self.has_begun = False
         self._query = ""
+        self._connection = cast("Connection", request.protocol)
+        self._closes = False
 
     def aim(self, path: str, query: str) -> None:
         """It is known what the request is for."""
@@ -99,8 +130,10 @@ class Exchange:
     @property
     def is_plain_get(self) -> bool:
         """Whether it asks for a whole object, whatever the sender has already: what most requests are."""
+        if self.method != "GET" or self._query:
+            return False
         headers = self.headers
-        return self.method == "GET" and not any(name in headers for name in _QUALIFIERS)
+        return not any([name in headers for name in _QUALIFIERS])  # noqa: C419 - quicker than a generator
 
     def query(self) -> dict[str, str]:
         """The fields of the query by name. Raises Refusal for one that is malformed."""
@@ -129,21 +162,48 @@ class Exchange:
         self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None, *, closes: bool = False
     ) -> web.StreamResponse:
         """Answer with a body that is at hand, or none. To a HEAD only its size is sent."""
-        response = web.Response(status=status, body=body, headers=headers)
-        if closes:
-            response.force_close()
-        await self.begin(response)
-        await response.write_eof()
-        return response
+        size = None if has_no_body(status) else len(body)
+        return await self.reply_at_once(head_of(status, headers or _NO_FIELDS, size), body, closes=closes)
 
-    async def begin(self, response: web.StreamResponse) -> None:
-        """Send the head of an answer."""
-        response.headers["Server"] = _SERVER
+    async def reply_at_once(self, head: bytes, body: bytes, *, closes: bool = False) -> web.StreamResponse:
+        """As :meth:`reply`, with a head from ``heads``."""
+        last = self._end_of_head(closes=closes)
+        self._write(head + date_line() + (last + body if self.method != "HEAD" else last))
+        return await self.end()
+
+    def begin(self, head: bytes) -> None:
+        """Send the head of an answer whose body follows by :meth:`write`."""
+        self._write(head + date_line() + self._end_of_head(closes=False))
+
+    async def write(self, piece: Piece) -> None:
+        """Send a piece of the body; returns when more may be sent. Waiting is the back-pressure."""
+        if piece:
+            self._write(piece)
+            await self._connection.writable()
+
+    async def end(self) -> web.StreamResponse:
+        """The answer is whole."""
+        await self._connection.writable()
+        return _CLOSED if self._closes else _KEPT
+
+    def _end_of_head(self, *, closes: bool) -> bytes:
+        """What depends on the connection, and the empty line."""
+        request, extra = self.request, b""
+        self._closes = closes or self._connection.is_last or not request.keep_alive
+        if self._closes:
+            extra = b"Connection: close\r\n"
+        elif request.version < HttpVersion11:
+            extra = b"Connection: keep-alive\r\n"
         if self.headers_of_all:
-            response.headers.update(self.headers_of_all)
-        if cast("Connection", self.request.protocol).is_last:
-            response.force_close()
-        await response.prepare(self.request)
+            extra += lines_of(self.headers_of_all).encode()
+        return extra + b"\r\n"
+
+    def _write(self, data: Piece) -> None:
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the peer has gone")
+        self.has_begun = True
+        transport.write(data)
 
     async def reply_json(self, value: Any, *, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
         """Answer with a document."""
@@ -156,9 +216,7 @@ class Exchange:
 
     def abort(self) -> None:
         """End the connection in the middle of an answer, so that the peer sees that it is not whole."""
-        transport = self.request.transport
-        if transport is not None:
-            transport.abort()
+        self._connection.abort()
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]

@@ -45,14 +45,15 @@ async def _get(exchange: Exchange) -> web.StreamResponse:
     key = parse_key(exchange.path)
     exchange.require(Right.READ, key)
     entry = exchange.store.peek(key)
+    if entry is not None and exchange.is_plain_get and isinstance(entry.body, bytes):
+        head = exchange.heads.of(entry.info, exchange.store.policy(key)) + _tier_lines(entry.tier, began)
+        return await exchange.reply_at_once(head, entry.body)
     if entry is not None:
         fields = _fields(exchange, key, entry.info, entry.tier, began)
-        if not exchange.is_plain_get:
-            status = read_status(exchange.headers, entry.info)
-            if status != 200:
-                return await _without_body(exchange, status, fields)
-            return await _send_entry(exchange, fields, entry)
-        return await send(exchange, 200, fields, entry.body, damaged=partial(exchange.store.condemn, key))
+        status = read_status(exchange.headers, entry.info)
+        if status != 200:
+            return await _without_body(exchange, status, fields)
+        return await _send_entry(exchange, fields, entry)
     only_if_cached = "only-if-cached" in exchange.headers.get("Cache-Control", "").lower()
     try:
         if exchange.method == "HEAD" or has_conditions(exchange.headers):
@@ -95,6 +96,14 @@ def _fields(exchange: Exchange, key: Key, info: ObjectInfo, tier: str | None, be
         if name is not None:
             fields["Content-Disposition"] = disposition(key, name)
     return fields
+
+
+def _tier_lines(tier: str, began: float) -> bytes:
+    return b"X-Tier: %b\r\nServer-Timing: %b;dur=%.3f\r\n" % (
+        tier.encode(),
+        tier.encode(),
+        (time.perf_counter() - began) * 1000,
+    )
 
 
 async def _without_body(exchange: Exchange, status: int, fields: dict[str, str]) -> web.StreamResponse:

@@ -7,8 +7,7 @@ which object a request is for.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from tiered_store.servers.http.problems import Refusal
@@ -29,8 +28,7 @@ _SENT_QUERY: Final = re.compile(r"(?:[A-Za-z0-9_.\-~!$&'()*+,;=:@/?|^`{}\[\]\"<>
 _FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a request is for.
 
     Attributes:

@@ -49,6 +49,9 @@ _MAX_DIALECTS: Final = 32
 _QUESTIONS_AT_ONCE: Final = 32
 #: Fewer bytes are parsed in less time than a hop to a thread takes.
 _PARSE_HERE_BYTES: Final = 4096
+#: Entries that are kept decoded, those without long headers; some 10 MiB. The one decoded longest ago goes first.
+_MAX_KNOWN: Final = 4096
+_KNOWN_MAX_BYTES: Final = 1024
 #: Reads that go on beyond their time.
 _LATE_AT_ONCE: Final = 64
 #: Between two lines in the log about reads that failed, in seconds.
@@ -110,6 +113,7 @@ class BuildCache:
         self._verification = Verification(offload)
         self._stats: dict[str, DialectStats] = {}
         self._said_at = float("-inf")
+        self._known: dict[Key, tuple[bytes, ToolEntry]] = {}  # decoding takes as long as all else of a hit
         self._reads = TaskSet("a read of the build cache")
         self._late = 0
 
@@ -324,10 +328,27 @@ class BuildCache:
             if held is None:
                 return None
             try:
-                return _decoded(held)
+                return self._decoded(key, held)
             except ValueError:
                 self._damaged(key, stats)
         return None
+
+    def _decoded(self, key: Key, held: Entry) -> ToolEntry:
+        """What an object says as an entry. Raises ValueError if it is none."""
+        body = held.body
+        if not isinstance(body, bytes):
+            raise ValueError("too large to be an entry of a build cache")  # noqa: TRY004 - a fault of the data
+        known = self._known.get(key)
+        if known is not None and known[0] is body:
+            return known[1]
+        entry = decode_entry(body)
+        self._known.pop(key, None)
+        if len(body) > _KNOWN_MAX_BYTES:
+            return entry
+        if len(self._known) >= _MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[key] = body, entry
+        return entry
 
     async def _held(self, key: Key) -> Entry | None:
         held = self._store.peek(key)
@@ -368,7 +389,7 @@ class BuildCache:
         if held is None:
             return False
         try:
-            there = _decoded(held)
+            there = self._decoded(key, held)
         except ValueError:
             return False
         return (there.digest, there.size, there.headers) == (entry.digest, entry.size, entry.headers)
@@ -380,9 +401,3 @@ def _keys(place: Place, name: str) -> Iterable[Key]:
         return [place.key(name), *([place.trusted.key(name)] if place.writer else [])]
     except InvalidKey:
         return []
-
-
-def _decoded(held: Entry) -> ToolEntry:
-    if not isinstance(held.body, bytes):
-        raise ValueError("too large to be an entry of a build cache")  # noqa: TRY004 - a fault of the data
-    return decode_entry(held.body)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tiered_store.errors import InvalidKey
-from tiered_store.key import Key, artifact_key, parse_key
+from tiered_store.key import ARTIFACT_PREFIX, Key, parse_key
 
 __all__ = ["ENTRY_MAX_BYTES", "ENTRY_PREFIX", "QUARANTINE_PREFIX", "Place", "ToolEntry", "decode_entry", "encode_entry"]
 
@@ -93,7 +93,7 @@ class ToolEntry:
     @property
     def content(self) -> Key:
         """The artifact that is the content."""
-        return artifact_key(self.digest)
+        return Key(ARTIFACT_PREFIX + self.digest)
 
 
 def encode_entry(entry: ToolEntry) -> bytes:

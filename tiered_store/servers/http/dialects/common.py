@@ -20,12 +20,12 @@ from tiered_store.build.cache import BuildCache, Found
 from tiered_store.build.entry import Place
 from tiered_store.errors import StoreError
 from tiered_store.servers.access import Right
-from tiered_store.servers.http.bodies import receive, send
+from tiered_store.servers.http.bodies import receive, send, send_parts
 from tiered_store.servers.http.exchange import Exchange, Mount
 from tiered_store.servers.http.problems import Refusal, refusal_of
 from tiered_store.store.spool import Staged
 
-__all__ = ["Answer", "Faults", "forget", "give", "keep", "mounted", "say", "split", "take", "writable"]
+__all__ = ["Answer", "Faults", "forget", "give", "keep", "mounted", "split", "take", "writable"]
 
 _log = logging.getLogger("tiered_store.http")
 
@@ -53,11 +53,11 @@ def mounted(prefix: str, answer: Answer, *, faults: Faults | None = None) -> Mou
         try:
             return await answer(exchange, *split(exchange.path))
         except (Refusal, StoreError) as error:
-            if has_begun(exchange):
+            if exchange.has_begun:
                 raise
             refusal = error if isinstance(error, Refusal) else refusal_of(error)
         except Exception as error:
-            if isinstance(error, ConnectionError) or has_begun(exchange):
+            if isinstance(error, ConnectionError) or exchange.has_begun:
                 raise
             _log.exception("request failed", extra={"method": exchange.method, "prefix": prefix})
             refusal = Refusal(500, "StoreError", f"internal error: {type(error).__name__}")
@@ -68,12 +68,6 @@ def mounted(prefix: str, answer: Answer, *, faults: Faults | None = None) -> Mou
         return await exchange.reply_problem(refusal)
 
     return Mount(prefix, handle, joins_slashes=True)
-
-
-def has_begun(exchange: Exchange) -> bool:
-    """Whether the head of the answer is out."""
-    writer = exchange.request.writer
-    return writer is not None and writer.output_size > 0
 
 
 def split(path: str) -> tuple[str, str]:
@@ -107,20 +101,12 @@ async def give(
         entry = await cache.head(place, name)
         if entry is None:
             return await exchange.reply(404)
-        return await say(exchange, {"Content-Type": content_type, **headers(entry.headers)}, entry.size)
+        said = {"Content-Type": content_type, **headers(entry.headers)}
+        return await send_parts(exchange, 200, said, entry.size, ())
     found = await cache.get(place, name)
     if found is None or (is_usable is not None and not await is_usable(found)):
         return await exchange.reply(404)
     return await send(exchange, 200, {"Content-Type": content_type, **headers(found.entry.headers)}, found.body)
-
-
-async def say(exchange: Exchange, headers: Mapping[str, str], size: int) -> web.StreamResponse:
-    """Answer a HEAD whose GET would have a body of ``size`` bytes."""
-    response = web.StreamResponse(status=200, headers=headers)
-    response.content_length = size
-    await exchange.begin(response)
-    await response.write_eof()
-    return response
 
 
 def writable(exchange: Exchange, cache: BuildCache, dialect: str, instance: str) -> Place:

@@ -301,6 +301,12 @@ def test_a_batch_of_questions_of_turbo(door: http.client.HTTPConnection) -> None
         assert (b"size" in answer.body) is ("other" in caller.cache_reads)
 
 
+def test_what_turbo_tells_of_a_run_is_taken_from_those_who_may_read(door: http.client.HTTPConnection) -> None:
+    for caller in CALLERS:
+        answer = ask(door, caller, "POST", "/turbo/other/v8/artifacts/events?slug=t", b"[]")
+        assert answer.status == (200 if "other" in caller.cache_reads else 404)
+
+
 def test_entries_of_build_caches_are_where_the_table_thinks(door: http.client.HTTPConnection, client: Client) -> None:
     """Else the rows about reserved prefixes would prove nothing."""
     assert ask(door, ROOT, "PUT", DIALECTS["nx"].at("repo", 88), CONTENT).status == 200

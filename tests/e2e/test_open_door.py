@@ -150,3 +150,13 @@ def test_secret_connections(daemon_factory: Callable[..., RunningDaemon], tmp_pa
     with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
         plain.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200" not in plain.recv(4096)
+
+
+def test_a_peer_that_never_agrees_on_secrets_is_left(
+    daemon_factory: Callable[..., RunningDaemon], tmp_path: Path
+) -> None:
+    files, port = certificates_in(tmp_path / "tls"), free_port()
+    settings = {"tls_certificate": str(files.certificate), "tls_key": str(files.key), "header_timeout_s": 0.5}
+    daemon_factory(config={"http": {"port": port, "open": True, **settings}, "origin": {"backend": "memory"}})
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
+        assert silent.recv(1) == b""

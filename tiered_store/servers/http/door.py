@@ -121,7 +121,7 @@ class HttpDoor:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
         connection = cast("Connection", request.protocol)
-        connection.began()
+        connection.began(request)
         began = self._loop.time()
         origins = self._cors_origins
         exchange = Exchange(

@@ -169,20 +169,23 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    def check(self, now: float) -> None:
-        """End the connection if its peer has let us wait for too long; called every second or so."""
+    def check(self, now: float) -> bool:
+        """End the connection if its peer has let us wait for too long, and tell so; called every second or so."""
         transport = self.transport
         if transport is None:
-            return
+            return False
         if self._head_since is not None and now - self._head_since > self._door.limits.header_timeout_s:
             transport.write(_raw(Refusal(408, "DeadlineExceeded", "the request's headers took too long")))
             self.force_close()
-        elif self._stalled_since is not None:
+            return True
+        if self._stalled_since is not None:
             waiting = transport.get_write_buffer_size()
             if waiting != self._stalled_bytes:
                 self._stalled_since, self._stalled_bytes = now, waiting
             elif now - self._stalled_since > self._door.limits.stall_timeout_s:
                 transport.abort()
+                return True
+        return False
 
     def handle_error(
         self,

@@ -158,10 +158,8 @@ class Connection(web.RequestHandler):
 
     def drain(self) -> None:
         """End it: now if no request is under way, else after that one."""
-        self.is_last = True
-        if self.is_serving:
-            self.close()
-        else:
+        self.is_last = True  # not aiohttp's close(), which would drop the rest of a body that is on its way
+        if not self.is_serving:
             self.force_close()
 
     def abort(self) -> None:

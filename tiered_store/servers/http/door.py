@@ -156,7 +156,7 @@ class HttpDoor:
         except ConditionFailed:
             return await self._refuse(exchange, FAILED)
         except ConnectionError:
-            raise
+            return exchange.abort()
         except Exception as error:
             _log.exception("request failed", extra={"method": request.method})
             return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
@@ -183,8 +183,7 @@ class HttpDoor:
         self.stats.failures += refusal.status >= 500
         self.stats.cut_off += refusal.status == 408
         if exchange.has_begun:  # an answer has begun: its end must not look like one
-            exchange.abort()
-            raise ConnectionResetError("the answer could not be finished")
+            return exchange.abort()
         return await exchange.reply_problem(refusal)
 
     async def drain(self, timeout_s: float) -> bool:

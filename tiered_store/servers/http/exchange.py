@@ -222,9 +222,10 @@ class Exchange:
             self._connection.force_close()  # what the peer sends next is not even read
         return answered
 
-    def abort(self) -> None:
+    def abort(self) -> web.StreamResponse:
         """End the connection in the middle of an answer, so that the peer sees that it is not whole."""
         self._connection.abort()
+        return _CLOSED
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]

@@ -112,7 +112,6 @@ async def _serve(path: str, size: int, way: str) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        Path(path).unlink(missing_ok=True)
         listening.bind(path)
         listening.listen(64)
         await loop.create_unix_server(web.Server(_handler(way, size), access_log=None), sock=listening)
@@ -121,4 +120,5 @@ async def _serve(path: str, size: int, way: str) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()  # as the daemon does
+    Path(sys.argv[1]).unlink(missing_ok=True)
     uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clients, crowd, footprint, reads, s3reads, s3writes, uploads
+from benchmarks import clients, crowd, footprint, httpreads, reads, s3reads, s3writes, uploads
 from benchmarks.children import orderly_end
 from benchmarks.field import Field, Placement, Scale
 from benchmarks.peers import HTTP, MEMCACHE, REDIS, server_versions
@@ -32,6 +32,8 @@ WORK: dict[str, Callable[[Field], list[Row]]] = {
     "put_small": reads.put_small,
     "put_artifact": uploads.put_artifact,
     "many_clients": clients.many_clients,
+    "http_get": httpreads.http_get,
+    "http_ways": httpreads.http_ways,
     "in_flight": crowd.in_flight,
     "stampede": crowd.stampede,
     "s3_large": s3reads.s3_large,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from benchmarks.children import NotStarted, place
+from benchmarks.children import Child, NotStarted, place
 from benchmarks.daemon import MEMORY_ORIGIN, Daemon, Settings
 from benchmarks.data import MIB
 from benchmarks.peers import Peer, start_peers
@@ -96,6 +96,7 @@ class Field:
         self.peers: dict[str, Peer] = {}
         self._daemons: list[Daemon] = []
         self._s3: S3Server | None = None
+        self._guests: list[Child] = []
         try:
             self.peers, self.absent = start_peers(directory)
             self.memory = self._start("memory", {"memory": {"max_bytes": 1024 * MIB}, **MEMORY_ORIGIN})
@@ -128,6 +129,15 @@ class Field:
             self._daemons.remove(daemon)  # its pid may be somebody else's from now on
             daemon.stop()
 
+    @contextmanager
+    def hosting(self, child: Child) -> Iterator[None]:
+        """Place another server with the others while it runs; it is stopped by whoever started it."""
+        self._guests.append(child)
+        try:
+            yield
+        finally:
+            self._guests.remove(child)
+
     def _start(self, name: str, settings: Settings | None) -> Daemon:
         daemon = Daemon(self.directory / name, settings)
         self._daemons.append(daemon)
@@ -144,7 +154,7 @@ class Field:
     def placed(self, placement: Placement) -> Iterator[None]:
         """Client and all servers on the CPUs of this placement, all CPUs afterwards."""
         children = [*(daemon.child for daemon in self._daemons), *(peer.child for peer in self.peers.values())]
-        children += [self._s3.child] if self._s3 else []
+        children += [*self._guests, *([self._s3.child] if self._s3 else [])]
         pids = [0, *(child.pid for child in children)]
         place(pids, {max(self._cpus)} if placement is Placement.ONE_CPU else self._cpus)
         try:

@@ -6,8 +6,7 @@ Every request, whatever its path, is answered with SIZE bytes by one WAY:
 
 - ``bytes``: a ``web.Response`` with bytes that are there; what every handler of aiohttp's users does;
 - ``pread``: read from a memfd piece by piece, and written;
-- ``threads``: as ``pread``, each piece read in a thread, as a file on disk must be;
-- ``nowait``: as ``pread``, asking for what is in the page cache only;
+- ``threads``: as ``pread``, each piece read in a thread;
 - ``map``: the memfd is mapped, and views of the map are written;
 - ``mapped``: as ``map``, with one map for all requests;
 - ``sendfile``: the head is written, then the kernel copies from the memfd to a dup of the connection's socket.
@@ -23,6 +22,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import uvloop
 from aiohttp import web
@@ -32,7 +32,7 @@ from tiered_store.aio.heap import keep_freed_memory
 
 __all__ = ["WAYS"]
 
-WAYS = ("bytes", "pread", "nowait", "threads", "map", "mapped", "sendfile")
+WAYS = ("bytes", "pread", "threads", "map", "mapped", "sendfile")
 _PIECE_BYTES = 256 * 1024
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -67,15 +67,6 @@ def _handler(way: str, size: int) -> Handler:
             await response.write(piece)
         return response
 
-    async def send_nowait(request: web.BaseRequest) -> web.StreamResponse:
-        response = await begin(request)
-        for offset in range(0, size, _PIECE_BYTES):
-            piece = bytearray(min(_PIECE_BYTES, size - offset))
-            if os.preadv(file, [piece], offset, os.RWF_NOWAIT) != len(piece):
-                raise OSError("a memfd is always in memory")
-            await response.write(piece)
-        return response
-
     async def send_map(request: web.BaseRequest) -> web.StreamResponse:
         return await send_view(request, memoryview(mmap.mmap(file, size, prot=mmap.PROT_READ)))
 
@@ -103,7 +94,7 @@ def _handler(way: str, size: int) -> Handler:
             os.close(sock)
         return response
 
-    handlers = (send_bytes, send_pread, send_nowait, send_threads, send_map, send_mapped, send_file)
+    handlers = (send_bytes, send_pread, send_threads, send_map, send_mapped, send_file)
     return dict(zip(WAYS, handlers, strict=True))[way]
 
 
@@ -129,4 +120,5 @@ async def _serve(path: str, size: int, way: str) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()  # as the daemon does
+    Path(sys.argv[1]).unlink(missing_ok=True)
     uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -187,20 +188,27 @@ async def _run(loaded: Loaded) -> int:
 async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: _Stop, began: float) -> bool:
     """Accept clients until a signal comes; whether all of them could be finished in time."""
     config = loaded.config
+    counted: dict[str, Callable[[], dict[str, object]]] = {}
     door = NativeDoor(
         opened.store,
         stop.listeners.native,
         limits=native_limits(config, plan),
         allow_uids=frozenset(config.server.allow_uids) or None,
         allow_gids=frozenset(config.server.allow_gids) or None,
-        extra_stats=lambda: {**_build_stats(opened), **_process_stats()},
+        extra_stats=lambda: {
+            **_build_stats(opened),
+            **{name: of() for name, of in counted.items()},
+            **_process_stats(),
+        },
         name=f"tiered_store {__version__}",
     )
     doors: list[_Door] = [door]
     if stop.listeners.http:
         from tiered_store.wiring.http import start_http  # takes long to import, and most daemons have none
 
-        doors.append(await start_http(config, plan, opened, stop.listeners.http, door.statistics))
+        http = await start_http(config, plan, opened, stop.listeners.http, door.statistics)
+        doors.append(http)
+        counted["http"] = http.counters
     # What is there now stays as long as the process: the collector need not look at it again.
     gc.freeze()
     # The loop shares the interpreter with the disk tier's threads; by default it would wait up to 5 ms for its turn.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["CdnStats", "DialectStats", "OriginStats", "StoreStats", "TierStats", "WriteBackStats"]
+__all__ = ["CdnStats", "DialectStats", "HttpStats", "OriginStats", "StoreStats", "TierStats", "WriteBackStats"]
 
 
 @dataclass(slots=True)
@@ -75,6 +75,17 @@ class WriteBackStats:
     failing: int = 0  # puts whose last attempt failed, and which are tried again
     last_error: str = ""  # what the last attempt failed with; empty when none is failing
     bypassed: int = 0  # puts that went straight to the origin: the journal was full, or could not be written
+
+
+@dataclass(slots=True)
+class HttpStats:
+    """What came in by the HTTP door."""
+
+    connections: int = 0  # open now
+    requests: int = 0  # answered, whatever with; what could not be read as HTTP is none
+    failures: int = 0  # of those, with a 5xx
+    cut_off: int = 0  # connections ended because the peer let the daemon wait for too long
+    refused: int = 0  # connections closed as they came: all were in use
 
 
 @dataclass(slots=True)

@@ -19,8 +19,12 @@ from tiered_store.servers.access import AccessSettings, Gate
 from tiered_store.servers.http.door import HttpDoor, Listening
 from tiered_store.servers.http.exchange import Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
+from tiered_store.store.limits import StoreLimits
 
 __all__ = ["Answer", "ServedHttp", "door_over", "served_http"]
+
+
+_STORE_LIMITS = StoreLimits()
 
 
 @dataclass
@@ -65,6 +69,7 @@ async def served_http(
     limits: HttpLimits | None = None,
     access: AccessSettings | None = None,
     cors_origins: Collection[str] = (),
+    store_limits: StoreLimits = _STORE_LIMITS,
     **options: Any,
 ) -> AsyncIterator[ServedHttp]:
     """A door with these mounts; closed at the end, when nothing of any connection may be left.
@@ -74,10 +79,11 @@ async def served_http(
         limits: of the door.
         access: who may do what; everybody everything if None.
         cors_origins: whose pages may use it.
+        store_limits: of the store.
         options: of ``store_rig``, which is there when the mounts are asked for.
     """
     async with (
-        store_rig(**options) as rig,
+        store_rig(limits=store_limits, **options) as rig,
         door_over(rig, mounts, limits=limits, access=access, cors_origins=cors_origins) as it,
     ):
         yield it

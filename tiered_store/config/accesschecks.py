@@ -95,3 +95,8 @@ def access_notices(config: Config) -> Iterator[str]:
             "access.peers bounds what some users may do, and the native socket lets all do everything whom server.mode "
             "lets in; bound that with server.mode, server.allow_uids or server.allow_gids"
         )
+    if config.http.socket is not None and config.access.tokens and not config.access.peers and config.http.mode & 0o006:
+        yield (
+            f"http.mode {config.http.mode:04o} lets every user of this machine do everything at {config.http.socket} "
+            "without a token; say in access.peers what they may do, or close it to others"
+        )

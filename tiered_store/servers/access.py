@@ -13,6 +13,7 @@ The rules, which docs/security.md states for operators:
 from __future__ import annotations
 
 import enum
+import functools
 import hmac
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -191,11 +192,17 @@ class Grant:
         Raises:
             InvalidKey: no dialect or instance can have this name.
         """
-        place = Place(dialect, instance, self._writer)
+        place = _place(dialect, instance, self._writer)
         rights = self._instances.get(instance)
         if rights is None:
             rights = self._instances.get(EVERY_INSTANCE, frozenset())
         return place if right in rights else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _place(dialect: str, instance: str, writer: str) -> Place:
+    """A place, whose names are looked at once and not with each request."""
+    return Place(dialect, instance, writer)
 
 
 def beyond_hidden(key: str) -> str:

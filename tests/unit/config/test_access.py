@@ -138,6 +138,17 @@ def test_peers_who_are_bounded_here_and_not_on_the_native_socket(read: Read) -> 
     assert read(peer('role = "admin"')).notices == ()
 
 
+def test_a_socket_that_is_open_to_all_needs_no_token(read: Read) -> None:
+    door = '[http]\nsocket = "/tmp/h.sock"\nmode = "{}"\n'
+    (notice,) = read(door.format("0666") + token()).notices
+    assert notice.startswith(
+        "http.mode 0666 lets every user of this machine do everything at /tmp/h.sock without a token"
+    )
+    assert read(door.format("0660") + token()).notices == ()
+    assert read(door.format("0666")).notices == ()
+    assert read(door.format("0666") + token() + peer('role = "admin"')).notices == ()
+
+
 @pytest.mark.parametrize("name", ["a", "A.b_c-1", "9", "a" * 64, "", ".a", "-a", "a/b", "a" * 65, "a\n", "é", "a b"])
 def test_names_are_those_that_build_caches_can_have(name: str) -> None:
     def is_fine(parse: Callable[[str], object]) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tiered_store.errors import DeadlineExceeded, ProtocolError, StoreError, TooLarge
+from tiered_store.errors import ProtocolError, StoreError, TooLarge
 from tiered_store.objects import INLINE_MAX_BYTES, Body, read_body
 from tiered_store.servers.http.exchange import Exchange
 from tiered_store.servers.http.files import Piece
@@ -38,8 +38,8 @@ async def receive(exchange: Exchange, *, hashed: bool, max_bytes: int = 0) -> St
         max_bytes: a bound beside the store's own, or 0.
 
     Raises:
-        TooLarge: over a bound; as early as the announced size. DeadlineExceeded: it comes too slowly.
-        ProtocolError: it ended early. QuotaExceeded, DaemonUnavailable: no room for it. Refusal: it has a coding.
+        TooLarge: over a bound; as early as the announced size. Refusal: it comes too slowly, is malformed, or has a
+        coding. ProtocolError: it ended early. QuotaExceeded, DaemonUnavailable: no room for it.
     """
     size = _announced(exchange)
     if size is not None:
@@ -173,11 +173,14 @@ class _Incoming:
             async with asyncio.timeout_at(min(owed_at, now + self._stall_timeout_s)):
                 piece = await self._content.readany()
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"the body came too slowly: {self._taken} bytes in {now - self._began:.0f} s"
+            raise Refusal(
+                408,
+                "DeadlineExceeded",
+                f"the body came too slowly: {self._taken} bytes in {now - self._began:.0f} s",
+                closes=True,
             ) from None
         except web.RequestPayloadError as error:
-            raise ProtocolError(f"the body is malformed: {error}") from None
+            raise Refusal(400, "ProtocolError", f"the body is malformed: {error}", closes=True) from None
         except ConnectionError as error:
             raise ProtocolError(f"the body ended early: {error}") from None
         if not piece:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from tiered_store.servers.access import Grant
@@ -49,6 +50,7 @@ class Connection(web.RequestHandler):
         "_door",
         "_head_since",
         "_is_admitted",
+        "_request",
         "_room",
         "_stalled_bytes",
         "_stalled_since",
@@ -78,6 +80,7 @@ class Connection(web.RequestHandler):
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self._room: asyncio.Future[None] | None = None
+        self._request: web.BaseRequest | None = None
         self.is_serving = False
         self.is_last = False
         self.sender = Sender()
@@ -109,14 +112,25 @@ class Connection(web.RequestHandler):
         if not self.is_serving and self._head_since is None:
             self._head_since = self._loop.time()
         super().data_received(data)
+        request = self._request
+        if request is not None and self._is_broken and not request.content.is_eof():
+            # The parser has given up inside a body, and nobody has told the one who waits for the rest of it.
+            request.content.set_exception(web.RequestPayloadError("it cannot be understood"))
 
-    def began(self) -> None:
+    @property
+    def _is_broken(self) -> bool:
+        """Whether what came last is no HTTP: aiohttp queues that behind the requests before it."""
+        return bool(self._messages) and not isinstance(self._messages[-1][0], RawRequestMessage)
+
+    def began(self, request: web.BaseRequest) -> None:
         """A request's headers are here."""
+        self._request = request
         self.is_serving = True
         self._head_since = None
 
     def ended(self) -> None:
         """It has been answered."""
+        self._request = None
         self.is_serving = False
 
     async def writable(self) -> None:
@@ -144,10 +158,8 @@ class Connection(web.RequestHandler):
 
     def drain(self) -> None:
         """End it: now if no request is under way, else after that one."""
-        self.is_last = True
-        if self.is_serving:
-            self.close()
-        else:
+        self.is_last = True  # not aiohttp's close(), which would drop the rest of a body that is on its way
+        if not self.is_serving:
             self.force_close()
 
     def abort(self) -> None:
@@ -155,20 +167,23 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    def check(self, now: float) -> None:
-        """End the connection if its peer has let us wait for too long; called every second or so."""
+    def check(self, now: float) -> bool:
+        """End the connection if its peer has let us wait for too long, and tell so; called every second or so."""
         transport = self.transport
         if transport is None:
-            return
+            return False
         if self._head_since is not None and now - self._head_since > self._door.limits.header_timeout_s:
             transport.write(_raw(Refusal(408, "DeadlineExceeded", "the request's headers took too long")))
             self.force_close()
-        elif self._stalled_since is not None:
+            return True
+        if self._stalled_since is not None:
             waiting = transport.get_write_buffer_size()
             if waiting != self._stalled_bytes:
                 self._stalled_since, self._stalled_bytes = now, waiting
             elif now - self._stalled_since > self._door.limits.stall_timeout_s:
                 transport.abort()
+                return True
+        return False
 
     def handle_error(
         self,

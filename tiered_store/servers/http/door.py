@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -25,6 +25,7 @@ from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import Refusal, refusal_of
 from tiered_store.servers.http.rights import caller_of
 from tiered_store.servers.http.target import parse_target
+from tiered_store.stats import HttpStats
 from tiered_store.store.conditions import ConditionFailed
 from tiered_store.store.store import Store
 
@@ -74,6 +75,7 @@ class HttpDoor:
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
+        self.stats = HttpStats()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
@@ -83,6 +85,11 @@ class HttpDoor:
     def connections(self) -> int:
         """How many are open."""
         return len(self._connections)
+
+    def counters(self) -> dict[str, object]:
+        """As plain data, for `stats`."""
+        self.stats.connections = len(self._connections)
+        return asdict(self.stats)
 
     async def start(self, listening: Sequence[Listening]) -> None:
         """Begin to accept."""
@@ -102,6 +109,7 @@ class HttpDoor:
     def admit(self, connection: Connection) -> bool:
         """Count a new connection; False where there are too many."""
         if len(self._connections) >= self.limits.max_connections or self._is_draining:
+            self.stats.refused += 1
             return False
         self._connections.add(connection)
         return True
@@ -115,13 +123,13 @@ class HttpDoor:
     def _check(self) -> None:
         now = self._loop.time()
         for connection in list(self._connections):
-            connection.check(now)
+            self.stats.cut_off += connection.check(now)
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
         connection = cast("Connection", request.protocol)
-        connection.began()
+        connection.began(request)
         began = self._loop.time()
         origins = self._cors_origins
         exchange = Exchange(
@@ -148,12 +156,13 @@ class HttpDoor:
         except ConditionFailed:
             return await self._refuse(exchange, FAILED)
         except ConnectionError:
-            raise
+            return exchange.abort()
         except Exception as error:
             _log.exception("request failed", extra={"method": request.method})
             return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
         finally:
             connection.ended()
+            self.stats.requests += 1
             self._log_slow(request, began)
 
     def _grant(self, connection: Connection, request: web.BaseRequest) -> Grant:
@@ -171,9 +180,10 @@ class HttpDoor:
             _log.warning("slow request", extra=fields)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
+        self.stats.failures += refusal.status >= 500
+        self.stats.cut_off += refusal.status == 408
         if exchange.has_begun:  # an answer has begun: its end must not look like one
-            exchange.abort()
-            raise ConnectionResetError("the answer could not be finished")
+            return exchange.abort()
         return await exchange.reply_problem(refusal)
 
     async def drain(self, timeout_s: float) -> bool:

@@ -217,11 +217,15 @@ class Exchange:
     async def reply_problem(self, refusal: Refusal) -> web.StreamResponse:
         """Answer with a problem document."""
         headers = {"Content-Type": PROBLEM_TYPE, **refusal.headers}
-        return await self.reply(refusal.status, problem_of(refusal), headers, closes=refusal.closes)
+        answered = await self.reply(refusal.status, problem_of(refusal), headers, closes=refusal.closes)
+        if refusal.closes:
+            self._connection.force_close()  # what the peer sends next is not even read
+        return answered
 
-    def abort(self) -> None:
+    def abort(self) -> web.StreamResponse:
         """End the connection in the middle of an answer, so that the peer sees that it is not whole."""
         self._connection.abort()
+        return _CLOSED
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]

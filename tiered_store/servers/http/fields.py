@@ -34,6 +34,9 @@ _ESCAPED: Final = re.compile(r"%(?=[0-9A-Fa-f]{2})|[^ -~]|\A +| +\Z")
 _ESCAPE: Final = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 #: Nobody's cache forgets sooner than this, a year, anyway.
 _IMMUTABLE: Final = "max-age=31536000, immutable"
+#: Whoever may write can store a page. A browser that is shown it takes it for what it is said to be and nothing else,
+#: and its scripts for nobody's: they cannot speak to this door as if they were from here.
+_AS_STORED: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 #: May be kept, but asked about before it is used again: another client's write must be seen.
 _CHANGING: Final = "no-cache"
 
@@ -56,6 +59,7 @@ def object_fields(info: ObjectInfo, policy: Policy) -> dict[str, str]:
         "Last-Modified": formatdate(info.modified_ns // 1_000_000_000, usegmt=True),
         "Accept-Ranges": "bytes",
         "Cache-Control": _IMMUTABLE if policy.immutable else _CHANGING,
+        **_AS_STORED,
     }
     if is_artifact(key):
         digest = base64.b64encode(bytes.fromhex(digest_of(key))).decode()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tiered_store import __version__
 from tiered_store.servers.http.components import BYTES, FAULTS, JSON, components, json_content, reference
 
 __all__ = ["description"]
 
+#: Of the API, and not of the program: it stays while what is described here does.
+_VERSION: Final = "1.0"
 #: What any request may be answered with.
 _ALWAYS: Final = ("BadRequest", "Slow", "UriTooLong", "HeadersTooLarge", "Internal", "Unavailable", "Deadline")
 _IF_REFUSED: Final = ("Unauthenticated", "PermissionDenied")
@@ -30,7 +31,7 @@ def description() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "tiered_store: object API",
-            "version": __version__,
+            "version": _VERSION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": (
                 "Objects by key, through the tiers of one daemon. Errors are problem documents (RFC 9457) whose code "

@@ -72,11 +72,16 @@ def caller_of(sender: Sender, headers: CIMultiDictProxy[str], cors_origins: Coll
 def _is_programs_own(headers: CIMultiDictProxy[str], cors_origins: Collection[str]) -> bool:
     """Whether a request from this machine is one of a program, or of a page that is allowed, and of no other page.
 
-    Browsers send pages' requests to loopback addresses, too. They name the page's origin with all but plain reads; and
-    a name that its owner has resolve to a loopback address stands in ``Host``.
+    Browsers send pages' requests to loopback addresses, too. They name the page's origin with all but plain reads, and
+    of plain reads those that are not too old say that a page sends them (Fetch Metadata); a name that its owner has
+    resolve to a loopback address stands in ``Host``.
     """
     origin = headers.get("Origin")
-    return is_own_name(headers.get("Host", "")) and (origin is None or origin in cors_origins)
+    if origin is not None and origin not in cors_origins:
+        return False
+    if origin is None and headers.get("Sec-Fetch-Site", "none") != "none":  # "none": somebody has typed the address
+        return False
+    return is_own_name(headers.get("Host", ""))
 
 
 def refusal_of_right(grant: Grant) -> Refusal:

@@ -89,6 +89,10 @@ def test_a_token_is_taken_from_the_one_header() -> None:
         ([("Host", "localhost"), ("Origin", "https://evil.example")], False),
         ([("Host", "localhost"), ("Origin", "null")], False),
         ([("Host", "localhost"), ("Origin", "")], False),
+        ([("Host", "localhost"), ("Sec-Fetch-Site", "none")], True),
+        ([("Host", "localhost"), ("Sec-Fetch-Site", "cross-site")], False),
+        ([("Host", "localhost"), ("Sec-Fetch-Site", "same-origin")], False),
+        ([("Host", "localhost"), ("Origin", "https://ours.example"), ("Sec-Fetch-Site", "cross-site")], True),
     ],
 )
 def test_pages_are_no_programs_of_this_machine(said: list[tuple[str, str]], is_local: bool) -> None:

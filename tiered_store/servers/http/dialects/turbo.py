@@ -53,6 +53,7 @@ def turbo_mount(cache: BuildCache) -> Mount:
         if path == f"{_ROOT}/status" and exchange.method in {"GET", "HEAD"}:
             return await exchange.reply_json({"status": "enabled"})
         if path == f"{_ROOT}/events" and exchange.method == "POST":
+            exchange.place(_DIALECT, instance, Right.READ)  # else anybody could send megabytes
             await receive_small(exchange, _DOCUMENT_MAX_BYTES)  # of a run, for whoever counts them
             return await exchange.reply(200)
         if path == _ROOT and exchange.method == "POST":

@@ -24,7 +24,7 @@ from tiered_store.aio.tasks import TaskSet
 from tiered_store.aio.together import all_true
 from tiered_store.build.entry import ENTRY_MAX_BYTES, Place, ToolEntry, decode_entry, encode_entry
 from tiered_store.build.verification import Verification
-from tiered_store.errors import InvalidKey, NotFound, StoreError, TooLarge
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, NotFound, StoreError, TooLarge
 from tiered_store.key import Key, digest_of
 from tiered_store.objects import Body, Entry, read_body
 from tiered_store.origins.base import PutHeaders
@@ -65,11 +65,13 @@ class BuildLimits:
     Attributes:
         read_timeout_s: how long a read may wait for the origin before it is a miss.
         max_entry_bytes: the largest content that is taken; 0 is no bound but the store's.
+        write_timeout_s: how long a write may take, once its content is here.
         write_back: whether a write is acknowledged when the journal has it, where there is one.
     """
 
     read_timeout_s: float = 8.0
     max_entry_bytes: int = 2 * 1024 * 1024 * 1024
+    write_timeout_s: float = 60.0
     write_back: bool = True
 
 
@@ -115,11 +117,13 @@ class BuildCache:
         self._said_at = float("-inf")
         self._known: dict[Key, tuple[bytes, ToolEntry]] = {}  # decoding takes as long as all else of a hit
         self._reads = TaskSet("a read of the build cache")
+        self._writes = TaskSet("a write to the build cache")
         self._late = 0
 
     async def close(self) -> None:
-        """End the reads that still run; before the store is closed."""
+        """End the reads that still run, and the writes that nobody waits for; before the store is closed."""
         await self._reads.cancel()
+        await self._writes.cancel()
 
     # ------------------------------------------------------------------ reads
 
@@ -206,7 +210,7 @@ class BuildCache:
             self.check_size(staged.size)
             if not overwrite and await self._in_time(self._get_of(key, stats), stats) is not None:
                 return False  # whole and verified: what is damaged is replaced in any case
-            await self._put(key, staged, headers)
+            await self._put_in_time(key, staged, headers)
         except StoreError:
             stats.refused += 1
             raise
@@ -373,6 +377,22 @@ class BuildCache:
 
     # ---------------------------------------------------------- the write path
 
+    async def _put_in_time(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
+        """Some tools wait for ever. What is under way when the time is over comes to its end, or not."""
+        task = self._writes.start(self._put(key, staged, headers))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._limits.write_timeout_s)
+        except BaseException:
+            _give_up(task)
+            raise
+        if done:
+            if task.cancelled():
+                raise DaemonUnavailable("the daemon is stopping", key=key)
+            return task.result()
+        _give_up(task)
+        limit_s = self._limits.write_timeout_s
+        raise DeadlineExceeded(f"the write was not through within {limit_s:g} s (build.write_timeout_s)", key=key)
+
     async def _put(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
         write_back = self._limits.write_back
         content = await self._store.put(None, staged, _NOTHING_SAID, write_back=write_back)
@@ -401,3 +421,8 @@ def _keys(place: Place, name: str) -> Iterable[Key]:
         return [place.key(name), *([place.trusted.key(name)] if place.writer else [])]
     except InvalidKey:
         return []
+
+
+def _give_up(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody else will look at

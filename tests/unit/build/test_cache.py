@@ -136,7 +136,8 @@ async def test_damage_at_the_origin_is_a_miss_and_a_put_repairs_it():
         await build.put(CCACHE, "a", b"content")
         await build.rig.origin.inner.put(name_of_key(parse_key(artifact_of(b"content"))), b"cOntent", NOTHING_SAID)
         assert await build.get(CCACHE, "a") is None
-        assert build.stats(CCACHE).failed == 1
+        assert (build.stats(CCACHE).failed, build.stats(CCACHE).damaged) == (0, 1)
+        assert await build.cache.head(CCACHE, "a") is None
         await build.put(CCACHE, "a", b"content")
         assert await build.get(CCACHE, "a") == b"content"
 

@@ -153,7 +153,7 @@ async def test_those_who_may_not(dialect):
 async def test_methods_that_there_are_not(path, stored, method):
     async with served_dialects() as it:
         answer = await it.http.ask(method, path)
-        assert (answer.status, "GET" in answer.headers.get("Allow", "GET")) == (405, True)
+        assert (answer.status, "GET" in answer.headers["Allow"]) == (405, True)
 
 
 @pytest.mark.parametrize("prefix", ["ccache", "sccache", "s3", "bazel", "turbo", "nx", "gradle"])

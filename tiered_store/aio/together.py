@@ -20,7 +20,8 @@ async def all_true(ask: Callable[[T], Awaitable[bool]], items: Iterable[T], *, a
         at_once: how many questions are under way at a time.
     """
     await asyncio.sleep(0)  # a group of tasks needs one of its own, see eager.py
-    rest = iter(items)
+    wanted = list(items)
+    rest = iter(wanted)
     answers = [True]
 
     async def work() -> None:
@@ -32,7 +33,7 @@ async def all_true(ask: Callable[[T], Awaitable[bool]], items: Iterable[T], *, a
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
+            for _ in range(min(at_once, len(wanted))):
                 group.create_task(work())
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None

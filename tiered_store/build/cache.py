@@ -11,6 +11,7 @@ Knows no protocol of any tool. Invariant: what a read gives has been hashed in t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -22,9 +23,18 @@ from tiered_store.aio.eager import Finished, begin
 from tiered_store.aio.offload import Offload
 from tiered_store.aio.tasks import TaskSet
 from tiered_store.aio.together import all_true
-from tiered_store.build.entry import ENTRY_MAX_BYTES, Place, ToolEntry, decode_entry, encode_entry
+from tiered_store.build.decoding import Decoder
+from tiered_store.build.entry import ENTRY_MAX_BYTES, Place, ToolEntry, encode_entry
 from tiered_store.build.verification import Verification
-from tiered_store.errors import InvalidKey, NotFound, StoreError, TooLarge
+from tiered_store.errors import (
+    DaemonUnavailable,
+    DeadlineExceeded,
+    IntegrityError,
+    InvalidKey,
+    NotFound,
+    StoreError,
+    TooLarge,
+)
 from tiered_store.key import Key, digest_of
 from tiered_store.objects import Body, Entry, read_body
 from tiered_store.origins.base import PutHeaders
@@ -49,9 +59,6 @@ _MAX_DIALECTS: Final = 32
 _QUESTIONS_AT_ONCE: Final = 32
 #: Fewer bytes are parsed in less time than a hop to a thread takes.
 _PARSE_HERE_BYTES: Final = 4096
-#: Entries that are kept decoded, those without long headers; some 10 MiB. The one decoded longest ago goes first.
-_MAX_KNOWN: Final = 4096
-_KNOWN_MAX_BYTES: Final = 1024
 #: Reads that go on beyond their time.
 _LATE_AT_ONCE: Final = 64
 #: Between two lines in the log about reads that failed, in seconds.
@@ -65,11 +72,13 @@ class BuildLimits:
     Attributes:
         read_timeout_s: how long a read may wait for the origin before it is a miss.
         max_entry_bytes: the largest content that is taken; 0 is no bound but the store's.
+        write_timeout_s: how long a write may take, once its content is here.
         write_back: whether a write is acknowledged when the journal has it, where there is one.
     """
 
     read_timeout_s: float = 8.0
     max_entry_bytes: int = 2 * 1024 * 1024 * 1024
+    write_timeout_s: float = 60.0
     write_back: bool = True
 
 
@@ -113,13 +122,15 @@ class BuildCache:
         self._verification = Verification(offload)
         self._stats: dict[str, DialectStats] = {}
         self._said_at = float("-inf")
-        self._known: dict[Key, tuple[bytes, ToolEntry]] = {}  # decoding takes as long as all else of a hit
+        self._decoder = Decoder()
         self._reads = TaskSet("a read of the build cache")
+        self._writes = TaskSet("a write to the build cache")
         self._late = 0
 
     async def close(self) -> None:
-        """End the reads that still run; before the store is closed."""
+        """End the reads that still run, and the writes that nobody waits for; before the store is closed."""
         await self._reads.cancel()
+        await self._writes.cancel()
 
     # ------------------------------------------------------------------ reads
 
@@ -206,7 +217,7 @@ class BuildCache:
             self.check_size(staged.size)
             if not overwrite and await self._in_time(self._get_of(key, stats), stats) is not None:
                 return False  # whole and verified: what is damaged is replaced in any case
-            await self._put(key, staged, headers)
+            await self._put_in_time(key, staged, headers)
         except StoreError:
             stats.refused += 1
             raise
@@ -288,7 +299,11 @@ class BuildCache:
         if entry is None:
             return None
         for _ in range(_ATTEMPTS):
-            held = await self._held(entry.content)
+            try:
+                held = await self._held(entry.content)
+            except IntegrityError:
+                await self._abandon(key, stats)
+                return None
             if held is None:
                 return None
             if await self._verification.holds(held):
@@ -297,6 +312,16 @@ class BuildCache:
                 return Found(entry, held.body, held.tier)
             self._damaged(entry.content, stats)
         return None
+
+    async def _abandon(self, key: Key, stats: DialectStats) -> None:
+        """The content is damaged at the origin. Without its entry everybody sees that it has to be made again.
+
+        Else Bazel would be given action results that name it, and would end the build, in every run.
+        """
+        stats.damaged += 1
+        _log.warning("an entry whose content is damaged at the origin is removed", extra={"key": key})
+        with contextlib.suppress(StoreError):
+            await self._store.delete(key)
 
     async def _head(self, place: Place, name: str, stats: DialectStats) -> ToolEntry | None:
         for key in _keys(place, name):
@@ -328,27 +353,10 @@ class BuildCache:
             if held is None:
                 return None
             try:
-                return self._decoded(key, held)
+                return self._decoder.entry_of(key, held)
             except ValueError:
                 self._damaged(key, stats)
         return None
-
-    def _decoded(self, key: Key, held: Entry) -> ToolEntry:
-        """What an object says as an entry. Raises ValueError if it is none."""
-        body = held.body
-        if not isinstance(body, bytes):
-            raise ValueError("too large to be an entry of a build cache")  # noqa: TRY004 - a fault of the data
-        known = self._known.get(key)
-        if known is not None and known[0] is body:
-            return known[1]
-        entry = decode_entry(body)
-        self._known.pop(key, None)
-        if len(body) > _KNOWN_MAX_BYTES:
-            return entry
-        if len(self._known) >= _MAX_KNOWN:
-            del self._known[next(iter(self._known))]
-        self._known[key] = body, entry
-        return entry
 
     async def _held(self, key: Key) -> Entry | None:
         held = self._store.peek(key)
@@ -373,6 +381,22 @@ class BuildCache:
 
     # ---------------------------------------------------------- the write path
 
+    async def _put_in_time(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
+        """Some tools wait for ever. What is under way when the time is over comes to its end, or not."""
+        task = self._writes.start(self._put(key, staged, headers))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._limits.write_timeout_s)
+        except BaseException:
+            _give_up(task)
+            raise
+        if done:
+            if task.cancelled():
+                raise DaemonUnavailable("the daemon is stopping", key=key)
+            return task.result()
+        _give_up(task)
+        limit_s = self._limits.write_timeout_s
+        raise DeadlineExceeded(f"the write was not through within {limit_s:g} s (build.write_timeout_s)", key=key)
+
     async def _put(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
         write_back = self._limits.write_back
         content = await self._store.put(None, staged, _NOTHING_SAID, write_back=write_back)
@@ -389,7 +413,7 @@ class BuildCache:
         if held is None:
             return False
         try:
-            there = self._decoded(key, held)
+            there = self._decoder.entry_of(key, held)
         except ValueError:
             return False
         return (there.digest, there.size, there.headers) == (entry.digest, entry.size, entry.headers)
@@ -401,3 +425,8 @@ def _keys(place: Place, name: str) -> Iterable[Key]:
         return [place.key(name), *([place.trusted.key(name)] if place.writer else [])]
     except InvalidKey:
         return []
+
+
+def _give_up(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody else will look at

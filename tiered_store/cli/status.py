@@ -39,6 +39,7 @@ _OF_ITS_GUARD = (
     "breaker_refused",
     "breaker_open",
 )
+_OF_DIALECTS = ("hits", "misses", "failed", "damaged", "puts", "refused")
 
 
 @click.command()
@@ -58,6 +59,10 @@ def stats(context: click.Context, json_output: bool) -> None:
     written_back = numbers.get("write_back", {})
     if any(value for name, value in written_back.items() if name != "max_bytes"):
         click.echo(table([["write_back", ""], *([name, _cell(name, value)] for name, value in written_back.items())]))
+        click.echo()
+    caches = numbers.get("build")
+    if caches:
+        click.echo(table([["build cache", *_OF_DIALECTS], *_rows(caches, sorted(caches), _OF_DIALECTS)]))
         click.echo()
     for name, value in numbers.items():
         if not isinstance(value, dict):

@@ -165,6 +165,7 @@ class BuildSection(Section):
 
     enabled: bool = True
     read_timeout_s: Annotated[Seconds, Field(gt=0)] = 8.0
+    write_timeout_s: Annotated[Seconds, Field(gt=0)] = 60.0
     max_entry_bytes: ByteSize = 2 * _GIB
     write_back: bool = True
     instances: InstanceRules = ()

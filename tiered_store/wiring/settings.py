@@ -126,7 +126,7 @@ def store_policies(config: Config) -> Policies:
 def build_limits(config: Config) -> BuildLimits:
     """What the build cache allows."""
     section = config.build
-    return BuildLimits(section.read_timeout_s, section.max_entry_bytes, section.write_back)
+    return BuildLimits(section.read_timeout_s, section.max_entry_bytes, section.write_timeout_s, section.write_back)
 
 
 def s3_settings(section: S3Section) -> S3Settings:

@@ -11,7 +11,7 @@ from tests.support.origins import file_body, list_all, pattern
 from tests.support.store import artifact_of, settle
 from tiered_store.build.cache import BuildLimits
 from tiered_store.build.entry import Place
-from tiered_store.errors import InvalidKey, OriginUnavailable, TooLarge
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, InvalidKey, OriginUnavailable, TooLarge
 from tiered_store.key import name_of_key, parse_key
 from tiered_store.origins.base import PutHeaders
 from tiered_store.store.spool import Staged
@@ -136,7 +136,8 @@ async def test_damage_at_the_origin_is_a_miss_and_a_put_repairs_it():
         await build.put(CCACHE, "a", b"content")
         await build.rig.origin.inner.put(name_of_key(parse_key(artifact_of(b"content"))), b"cOntent", NOTHING_SAID)
         assert await build.get(CCACHE, "a") is None
-        assert build.stats(CCACHE).failed == 1
+        assert (build.stats(CCACHE).failed, build.stats(CCACHE).damaged) == (0, 1)
+        assert await build.cache.head(CCACHE, "a") is None
         await build.put(CCACHE, "a", b"content")
         assert await build.get(CCACHE, "a") == b"content"
 
@@ -251,6 +252,44 @@ async def test_a_write_goes_to_the_origin_where_it_shall(tmp_path):
     async with build_rig(BuildLimits(write_back=False), journal=tmp_path / "journal") as build:
         await build.put(CCACHE, "a", LARGE)
         assert len(await list_all(build.rig.origin.inner)) == 2
+
+
+async def test_a_slow_origin_is_not_waited_for():
+    async with build_rig(BuildLimits(write_timeout_s=0.01)) as build:
+        gate = build.rig.origin.hold("put")
+        with pytest.raises(DeadlineExceeded, match=r"build\.write_timeout_s"):
+            await build.put(CCACHE, "a", LARGE)
+        assert build.stats(CCACHE).refused == 1
+        gate.open()
+        await settle(50)
+        assert await build.get(CCACHE, "a") is None  # its content is there, and nothing names it
+        build.rig.origin.heal()
+        await build.put(CCACHE, "a", LARGE)
+        assert await build.get(CCACHE, "a") == LARGE
+
+
+async def test_a_writer_that_goes_takes_its_write_along():
+    async with build_rig() as build:
+        gate = build.rig.origin.hold("put")
+        writing = asyncio.ensure_future(build.put(CCACHE, "a", b"x"))
+        await gate.reached.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        await settle()
+        assert len(build.cache._writes) == 0
+        gate.open()
+
+
+async def test_closing_refuses_those_who_write():
+    async with build_rig() as build:
+        gate = build.rig.origin.hold("put")
+        writing = asyncio.ensure_future(build.put(CCACHE, "a", b"x"))
+        await gate.reached.wait()
+        await build.cache.close()
+        with pytest.raises(DaemonUnavailable):
+            await writing
+        gate.open()
 
 
 async def test_what_cannot_be_stored_is_refused_and_counted():

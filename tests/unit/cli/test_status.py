@@ -9,7 +9,7 @@ from click.testing import Result
 
 from tests.unit.cli.conftest import FakeClient
 from tiered_store.errors import DeadlineExceeded
-from tiered_store.stats import CdnStats, OriginStats, WriteBackStats
+from tiered_store.stats import CdnStats, DialectStats, OriginStats, WriteBackStats
 
 Run = Callable[..., Result]
 
@@ -70,3 +70,13 @@ def test_what_waits_is_shown_where_there_is_any(run: Run, store: type[FakeClient
         "last_error": "the origin is down",
     }
     assert {field.name for field in fields(WriteBackStats)} <= shown.keys() | {"write_back"}
+
+
+def test_the_dialects_of_the_build_cache_that_were_used_are_shown(
+    run: Run, store: type[FakeClient], monkeypatch
+) -> None:
+    numbers = {"turbo": asdict(DialectStats(misses=2)), "ccache": asdict(DialectStats(hits=7, puts=1))}
+    monkeypatch.setattr(store, "stats", lambda self: {"build": numbers})
+    shown = [line.split() for line in run("stats").stdout.splitlines() if line]
+    at = shown.index(["build", "cache", *(field.name for field in fields(DialectStats))])
+    assert shown[at + 1 : at + 3] == [["ccache", "7", "0", "0", "0", "1", "0"], ["turbo", "0", "2", "0", "0", "0", "0"]]

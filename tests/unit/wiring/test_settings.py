@@ -79,8 +79,8 @@ def test_readers_of_a_tools_key_wait_for_no_other_machine_unless_told_so(configu
 
 def test_the_build_caches_own_defaults_are_the_configurations(configured) -> None:
     assert build_limits(configured()) == BuildLimits()
-    section = "[build]\nread_timeout_s = 1\nmax_entry_bytes = 7\nwrite_back = false"
-    assert build_limits(configured(section)) == BuildLimits(1.0, 7, write_back=False)
+    section = "[build]\nread_timeout_s = 1\nwrite_timeout_s = 2\nmax_entry_bytes = 7\nwrite_back = false"
+    assert build_limits(configured(section)) == BuildLimits(1.0, 7, 2.0, write_back=False)
 
 
 def test_what_a_bucket_of_defaults_is_told(configured) -> None:

@@ -87,7 +87,6 @@ async def _keep_content(exchange: Exchange, cache: BuildCache, place: Place, nam
 
 
 async def _refuse(exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
-    status = _NOT_STORED if refusal.status >= 500 and exchange.method == "PUT" else refusal.status
-    return await exchange.reply_problem(
-        Refusal(status, refusal.code, refusal.detail, closes=refusal.closes, fields=refusal.fields)
-    )
+    if refusal.status >= 500 and exchange.method == "PUT":
+        refusal = Refusal(_NOT_STORED, refusal.code, refusal.detail, closes=refusal.closes, fields=refusal.fields)
+    return await exchange.reply_problem(refusal)

@@ -22,9 +22,10 @@ from tiered_store.servers.http.problems import Refusal
 __all__ = ["ccache_mount", "name_of"]
 
 _DIALECT: Final = "ccache"
-#: Keys are hashes: 40 hex digits, or 33 of base 32 in older versions. In the layout "subdirs" a slash follows the first
-#: two, in "flat" none, and "bazel" makes 64 digits of the 40 by repeating the first 24.
-_KEY: Final = re.compile(r"([0-9a-v]{2})/?([0-9a-v]{2,126})\Z")
+#: Keys are hashes: 40 hex digits, or 33 of base 32 in older versions, whose first ones had a letter for the kind behind
+#: them. In the layout "subdirs" a slash follows the first two, in "flat" none, and "bazel" makes 64 digits of the 40 by
+#: repeating the first 24.
+_KEY: Final = re.compile(r"([0-9a-v]{2})/?([0-9a-v]{2,126}[A-Z]?)\Z")
 _BAZEL: Final = re.compile(r"(?:ac|cas)/(([0-9a-f]{24})[0-9a-f]{16})\2\Z")
 
 

@@ -113,11 +113,17 @@ def _description(entry: ToolEntry) -> Any:
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value[:_VALUE_MAX_CHARACTERS] for name in _KEPT if (value := headers.get(name)) is not None}
+    said = {name: headers.get(name, "")[:_VALUE_MAX_CHARACTERS] for name in _KEPT}
+    return {name: value for name, value in said.items() if _is_plain(value)}
 
 
 def _given_back(headers: Mapping[str, str]) -> Mapping[str, str]:
-    return {name: value for name, value in headers.items() if name in _KEPT}
+    # An entry may have been written in another way than by a header: nothing in it may end a line.
+    return {name: value for name, value in headers.items() if name in _KEPT and _is_plain(value)}
+
+
+def _is_plain(value: str) -> bool:
+    return value != "" and value.isascii() and value.isprintable()
 
 
 async def _refuse(exchange: Exchange, refusal: Refusal) -> web.StreamResponse:

@@ -7,7 +7,8 @@ import pytest
 from tests.support.dialects import ServedDialects, served_dialects
 from tests.support.reapi import action_result, tree
 from tiered_store.build.actionresult import EMPTY_DIGEST
-from tiered_store.key import artifact_key
+from tiered_store.key import artifact_key, name_of_key
+from tiered_store.origins.base import PutHeaders
 
 ACTION = "ab" * 32
 OUTPUT = b"built\n"
@@ -33,6 +34,18 @@ async def test_a_result_is_given_while_all_it_names_is_there():
         await it.build.rig.store.delete(artifact_key(DIGEST))
         assert await it.get(f"/bazel/main/ac/{ACTION}") == (404, b"")
         assert (await it.http.ask("HEAD", f"/bazel/main/ac/{ACTION}")).status == 404
+
+
+async def test_a_result_whose_file_was_found_damaged_at_the_origin_is_given_no_more():
+    async with served_dialects(memory_bytes=0) as it:
+        await put_blob(it, OUTPUT)
+        await it.put(f"/bazel/main/ac/{ACTION}", action_result({"out": DIGEST}))
+        await it.build.rig.origin.inner.put(name_of_key(artifact_key(DIGEST)), b"Built\n", PutHeaders())
+        assert await it.get(f"/bazel/main/cas/{DIGEST}") == (404, b"")
+        assert await it.get(f"/bazel/main/ac/{ACTION}") == (404, b"")
+        await put_blob(it, OUTPUT)
+        assert (await it.get(f"/bazel/main/ac/{ACTION}"))[0] == 200
+        assert await it.get(f"/bazel/main/cas/{DIGEST}") == (200, OUTPUT)
 
 
 async def test_what_other_instances_have_does_not_count():

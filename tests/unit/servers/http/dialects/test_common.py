@@ -149,11 +149,28 @@ async def test_those_who_may_not(dialect):
 
 
 @EACH
+async def test_what_a_writer_in_quarantine_stores_is_seen_by_that_writer_alone(path, stored):
+    known = [
+        TokenRule(Rule("ci", "write"), hash_of("ci")),
+        TokenRule(Rule("pr-7", "write", quarantine=True), hash_of("pr")),
+        TokenRule(Rule("pr-8", "write", quarantine=True), hash_of("other")),
+    ]
+    async with served_dialects(access=AccessSettings(tokens=known)) as it:
+        assert await it.put(path, DATA, Authorization="Bearer pr") == stored
+        assert await it.get(path, Authorization="Bearer pr") == (200, DATA)
+        for token in ("ci", "other"):
+            assert await it.get(path, Authorization=f"Bearer {token}") == (404, b"")
+        assert await it.put(path, DATA, Authorization="Bearer ci") == stored
+        for token in ("ci", "pr", "other"):
+            assert await it.get(path, Authorization=f"Bearer {token}") == (200, DATA)
+
+
+@EACH
 @pytest.mark.parametrize("method", ["PATCH", "LOCK"])
 async def test_methods_that_there_are_not(path, stored, method):
     async with served_dialects() as it:
         answer = await it.http.ask(method, path)
-        assert (answer.status, "GET" in answer.headers.get("Allow", "GET")) == (405, True)
+        assert (answer.status, "GET" in answer.headers["Allow"]) == (405, True)
 
 
 @pytest.mark.parametrize("prefix", ["ccache", "sccache", "s3", "bazel", "turbo", "nx", "gradle"])

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.dialects import served_dialects
 from tiered_store.build.cache import BuildLimits
+from tiered_store.build.entry import Place
 from tiered_store.servers.access import AccessSettings
 from tiered_store.servers.http.dialects import turbo
 
@@ -89,3 +90,14 @@ async def test_headers_that_are_long_are_cut():
         assert await it.put(f"{ROOT}/{HASH}", b"z", x_artifact_tag="t" * 4000) == 202
         answer = await it.http.ask("GET", f"{ROOT}/{HASH}")
         assert len(answer.headers["x-artifact-tag"]) == 1024
+
+
+async def test_what_is_kept_cannot_end_a_line():
+    """An administrator may have written an entry by its key."""
+    async with served_dialects() as it:
+        await it.build.put(
+            Place("turbo", "main"), HASH, b"z", {"x-artifact-tag": "a\r\nX-Evil: 1", "x-artifact-sha": "abc"}
+        )
+        answer = await it.http.ask("GET", f"{ROOT}/{HASH}")
+        assert (answer.status, answer.headers.get("x-artifact-sha")) == (200, "abc")
+        assert {"x-artifact-tag", "X-Evil"} & set(answer.headers) == set()

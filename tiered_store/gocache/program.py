@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 DONE: Final = 0
+UNUSABLE: Final = 1
 MALFORMED: Final = 2
 _READ_BYTES: Final = 64 * 1024  # what a pipe holds
+#: An upload is nobody's wait.
+_UPLOAD_TIMEOUT_S: Final = 30.0
+#: How long a daemon that was there is looked for when it has gone: a restart takes half a second.
+_RECONNECT_S: Final = 1.0
 
 
 def serve(options: Options, socket_path: Callable[[], str | None], stdin: int = 0, stdout: int = 1) -> int:
@@ -42,7 +47,11 @@ def serve(options: Options, socket_path: Callable[[], str | None], stdin: int = 
         stdin: a descriptor to read requests from.
         stdout: a descriptor to write replies to; closed at the end.
     """
-    program = _Program(options, socket_path, stdout)
+    try:
+        program = _Program(options, socket_path, stdout)
+    except OSError as error:
+        _complain(f"neither {options.directory} nor a temporary directory can be used: {error}")
+        return UNUSABLE
     try:
         os.write(stdout, protocol.greeting())
         program.run(stdin)
@@ -52,6 +61,7 @@ def serve(options: Options, socket_path: Callable[[], str | None], stdin: int = 
     except BrokenPipeError:  # the go command has gone
         return DONE
     except KeyboardInterrupt:  # and so will it
+        program.hurry()
         return 128 + 2
     finally:
         program.end()
@@ -70,6 +80,7 @@ class _Program:
         self._has_no_remote = False
         self._spill: LocalCache | None = None
         self._is_closed = False
+        self._drain_s = options.drain_s
         self._gets = self._hits = self._puts = 0
         try:
             self._local = LocalCache(options.directory)
@@ -106,7 +117,7 @@ class _Program:
             self._put = _Put(request, self._local, self._spilled)
         elif request.command == "close":
             if self._remote is not None:
-                self._remote.drain(self._options.drain_s)
+                self._remote.drain(self._drain_s)
             self._write(protocol.closed(request.number))
             self._is_closed = True
         elif request.command != "get":
@@ -182,13 +193,16 @@ class _Program:
 
     def _connect(self, path: str) -> Remote:
         from tiered_store.build.entry import Place
+        from tiered_store.client.sync import Client
         from tiered_store.gocache.remote import Remote
 
+        deadline_s = self._options.deadline_s
         return Remote(
             self._local,
-            path,
+            Client(path, timeout_s=deadline_s, reconnect_s=min(_RECONNECT_S, deadline_s)),
+            Client(path, timeout_s=_UPLOAD_TIMEOUT_S, reconnect_s=_RECONNECT_S),
             Place("go", self._options.instance),
-            deadline_s=self._options.deadline_s,
+            deadline_s=deadline_s,
             may_write=not self._options.is_read_only,
             found=self._found,
         )
@@ -204,13 +218,22 @@ class _Program:
         if self._spill is None:
             import tempfile
 
-            self._spill = LocalCache(tempfile.mkdtemp(prefix="tiered-store-go-"))
+            directory = tempfile.mkdtemp(prefix="tiered-store-go-")
+            try:
+                self._spill = LocalCache(directory)
+            except OSError:
+                _remove_tree(directory)
+                raise
         return self._spill
+
+    def hurry(self) -> None:
+        """Wait for nothing any more."""
+        self._drain_s = 0.0
 
     def end(self) -> None:
         """Close standard output, for which the go command waits, and tidy up behind its back."""
         if not self._is_closed and self._remote is not None:
-            self._remote.drain(self._options.drain_s)
+            self._remote.drain(self._drain_s)
         if self._put is not None:
             self._put.abandon()
         self._local.running.left()
@@ -220,10 +243,8 @@ class _Program:
             os.close(self._stdout)
             self._stdout = -1
         if self._spill is not None:
-            import shutil
-
             self._spill.running.close()
-            shutil.rmtree(self._spill.directory, ignore_errors=True)
+            _remove_tree(self._spill.directory)
         if self._spill is not self._local:
             self._trim()
 
@@ -260,6 +281,12 @@ def _is_readable(fd: int, timeout_s: float) -> bool:
     waiting = poll()
     waiting.register(fd, POLLIN)
     return bool(waiting.poll(timeout_s * 1000 + 1))
+
+
+def _remove_tree(directory: str) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _complain(text: str) -> None:
@@ -320,6 +347,7 @@ class _Put:
     def _move(self, error: OSError) -> None:
         """Go on in a temporary directory with what was written so far."""
         fd, temporary, home = self._fd, self._temporary, self._home
+        self._fd = -1
         try:
             self._home = self._spilled()
             if home is self._home:

@@ -22,8 +22,10 @@ _LINE_MAX_BYTES: Final = 64 * 1024
 #: Go's action IDs have 32 bytes. Nothing is made of them but names.
 _ACTION_MAX_BYTES: Final = 64
 _OUTPUT_BYTES: Final = 32
-#: What ``{"ID":7,"Command":"get","ActionID":"..."}`` is, cut at the quotation marks, from the third piece on.
+#: Pieces of ``{"ID":7,"Command":"get","ActionID":"..."}`` and ``{"ID":7,"Command":"close"}``, cut at quotation marks.
+_BEGIN: Final = [b"{", b"ID"]
 _GET: Final = [b"Command", b":", b"get", b",", b"ActionID", b":"]
+_CLOSE: Final = [b"Command", b":", b"close", b"}"]
 _BLANK: Final = b" \t\r\n"
 
 
@@ -138,20 +140,16 @@ class Reader:
 
 
 def _parse(line: bytes) -> Request:
-    """Read a request. What go commands send most is recognized by its form; whatever else is left to ``json``."""
+    """Read a request. What every go command sends is recognized by its form; whatever else is left to ``json``."""
     parts = line.split(b'"')
-    if len(parts) == 11 and parts[3:9] == _GET and parts[0] == b"{" and parts[1] == b"ID" and parts[10] == b"}":
+    if parts[:2] == _BEGIN and parts[-1] == b"}":
         number = parts[2]
         if number[:1] == b":" and number[-1:] == b"," and number[1:-1].isdigit() and len(number) < 20:
-            return _get(int(number[1:-1]), parts[9])
+            if len(parts) == 11 and parts[3:9] == _GET and (action := _identifier(parts[9])):
+                return Request(int(number[1:-1]), "get", action)
+            if parts[3:] == _CLOSE:
+                return Request(int(number[1:-1]), "close")
     return _parse_any(line)
-
-
-def _get(number: int, text: bytes) -> Request:
-    action = _identifier(text)
-    if not action:
-        return Request(number, "get", problem="no ActionID in base64")
-    return Request(number, "get", action)
 
 
 def _identifier(text: object, size: int | None = None) -> str:
@@ -178,14 +176,15 @@ def _parse_any(line: bytes) -> Request:
     if not isinstance(said, dict) or not _is_count(said.get("ID")) or not isinstance(said.get("Command"), str):
         raise Malformed("a request without ID or Command")
     number, command = said["ID"], said["Command"]
+    action = _identifier(said.get("ActionID"))
     if command == "get":
-        return _get(number, str(said.get("ActionID", "")).encode("utf-8", "replace"))
+        return Request(number, command, action, problem="" if action else "no ActionID in base64")
     if command != "put":
         return Request(number, command)
     size = said.get("BodySize", 0)
     if not _is_count(size):
         raise Malformed("a put whose BodySize is no number of bytes")
-    action, output = _identifier(said.get("ActionID")), _identifier(said.get("OutputID"), _OUTPUT_BYTES)
+    output = _identifier(said.get("OutputID"), _OUTPUT_BYTES)
     return Request(number, command, action, output, size, "" if action and output else "no ActionID, or no OutputID")
 
 

@@ -47,9 +47,6 @@ _WAITING_MAX: Final = 16_384
 #: waited for in vain costs the deadline each time.
 _REST_S: Final = 3.0
 _REST_PER_DEADLINE: Final = 4
-#: An upload is nobody's wait.
-_UPLOAD_TIMEOUT_S: Final = 30.0
-_RECONNECT_S: Final = 1.0
 _PIECE_BYTES: Final = 1024 * 1024
 _UNAVAILABLE: Final = (DaemonUnavailable, DeadlineExceeded, OriginUnavailable, ProtocolError)
 
@@ -71,7 +68,8 @@ class Remote:
 
     Args:
         local: the directory of outputs.
-        socket_path: the daemon's; None for the default.
+        reader: for fetches; gives up when the deadline is over.
+        writer: for uploads, which are nobody's wait.
         place: where the entries are.
         deadline_s: for each fetch, in seconds.
         may_write: whether anything is uploaded.
@@ -81,7 +79,8 @@ class Remote:
     def __init__(
         self,
         local: LocalCache,
-        socket_path: str | None,
+        reader: Client,
+        writer: Client,
         place: Place,
         *,
         deadline_s: float,
@@ -96,8 +95,8 @@ class Remote:
         self._found = found
         self._rest_until = 0.0
         self._is_closing = threading.Event()
-        self._reader = Client(socket_path, timeout_s=deadline_s, reconnect_s=min(_RECONNECT_S, deadline_s))
-        self._writer = Client(socket_path, timeout_s=_UPLOAD_TIMEOUT_S, reconnect_s=_RECONNECT_S)
+        self._reader = reader
+        self._writer = writer
         #: When each fetch under way is overdue, in order. Whoever takes one out answers it.
         self._due: dict[int, float] = {}
         self._asked: SimpleQueue[tuple[int, str]] = SimpleQueue()

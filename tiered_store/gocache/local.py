@@ -79,7 +79,13 @@ class LocalCache:
         except FileExistsError:
             pass
         except FileNotFoundError:
-            os.makedirs(self._temporary, 0o700, exist_ok=True)  # noqa: PTH103 - as above
+            # With all that is above it for us alone: beside Go's directory a daemon keeps its disk tier by default, and
+            # that uses no directory that others could write to.
+            before = os.umask(0o077)
+            try:
+                os.makedirs(self._temporary, exist_ok=True)  # noqa: PTH103 - as above
+            finally:
+                os.umask(before)
         self.running = Running(directory)
 
     def path_of(self, output: str) -> str:

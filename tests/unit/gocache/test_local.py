@@ -142,6 +142,18 @@ def test_what_cannot_be_written_leaves_nothing(cache: LocalCache) -> None:
     assert not list(Path(cache.directory, "incoming").iterdir())
 
 
+def test_directories_are_made_for_their_owner_alone(tmp_path: Path) -> None:
+    """A daemon keeps its disk tier above Go's directory by default, and refuses one that others can write to."""
+    before = os.umask(0o002)
+    try:
+        LocalCache(f"{tmp_path}/tiered_store/go/default")
+        assert os.umask(0o002) == 0o002
+    finally:
+        os.umask(before)
+    for path in ("tiered_store", "tiered_store/go/default", "tiered_store/go/default/running"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="Not a directory"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,13 +71,7 @@ def shortened(path: Path) -> None:
     os.utime(path, ns=(0, mark_of(OUTPUT)))
 
 
-def replaced_by_a_directory(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    os.utime(path, ns=(0, mark_of(OUTPUT)))
-
-
-@pytest.mark.parametrize("change", [Path.unlink, rewritten, shortened, replaced_by_a_directory])
+@pytest.mark.parametrize("change", [Path.unlink, rewritten, shortened])
 def test_an_output_that_is_not_as_it_was_verified_is_not_handed_out(
     cache: LocalCache, change: Callable[[Path], None]
 ) -> None:
@@ -84,6 +79,15 @@ def test_an_output_that_is_not_as_it_was_verified_is_not_handed_out(
     change(path)
     assert cache.find(ACTION) is None
     assert not cache.has(OUTPUT, len(BODY))
+
+
+def test_a_pipe_in_the_place_of_an_empty_output_is_not_handed_out(cache: LocalCache) -> None:
+    """Whoever opens it would wait for ever."""
+    path = install(cache, body=b"")
+    path.unlink()
+    os.mkfifo(path)
+    os.utime(path, ns=(time.time_ns(), mark_of(path.name[:64])))
+    assert cache.find(ACTION) is None
 
 
 def test_it_is_handed_out_again_when_it_was_written_anew(cache: LocalCache) -> None:

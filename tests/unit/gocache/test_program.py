@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.gocache import Go, _text, action_of
 from tests.unit.gocache.conftest import Served
+from tiered_store.errors import DaemonUnavailable
 from tiered_store.gocache.local import LocalCache
 from tiered_store.gocache.options import Options
 from tiered_store.gocache.program import serve
@@ -219,3 +221,34 @@ def test_without_any_directory_it_says_so(
     monkeypatch.setattr("tempfile.tempdir", f"{tmp_path}/nowhere")
     assert serve(options, lambda: None, -1, -1) == 1
     assert "can be used" in capsys.readouterr().err
+
+
+class Hanging:
+    """A client whose reads never end, whatever their time-out."""
+
+    let_go = threading.Event()
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def get(self, key: str) -> bytes:
+        self.let_go.wait(60)
+        raise DaemonUnavailable("gone")
+
+
+def test_go_is_answered_whatever_the_daemon_does(
+    serving: Callable[[], Served], options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "socket").touch()
+    options.socket = f"{tmp_path}/socket"
+    options.deadline_s = 0.05
+    options.is_read_only = True
+    monkeypatch.setattr("tiered_store.client.sync.Client", Hanging)
+    go = serving()
+    assert go.get("a") is None
+    assert go.get("b") is None
+    go.put("a", BODY)
+    assert go.get("a") == BODY
+    go.close()
+    Hanging.let_go.set()
+    assert go.code() == 0

@@ -259,7 +259,8 @@ def test_an_output_changed_behind_our_back_is_not_uploaded(setting: Setting) -> 
     assert len(named) == setting.remote.counters.uploaded
 
 
-def test_the_end_does_not_wait_for_a_daemon_that_has_gone(setting: Setting) -> None:
+def test_the_end_does_not_wait_for_a_daemon_that_has_gone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiered_store.gocache.remote._REST_S", 600.0)
     setting.client.fails = DaemonUnavailable("gone")
     offered(setting, 100)
     setting.remote.drain(600)

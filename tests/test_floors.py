@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,24 @@ def test_using_the_synchronous_client_loads_no_more() -> None:
     )
     loaded = loaded_by(statement) - loaded_by("pass")
     assert {name.split(".")[0] for name in loaded}.isdisjoint({*COSTLY, *HEAVY})
+
+
+def test_a_go_command_that_finds_everything_here_loads_next_to_nothing(tmp_path: Path) -> None:
+    """Each go command waits for its cache program to start."""
+    requests = b'{"ID":1,"Command":"get","ActionID":"AAAA"}\n{"ID":2,"Command":"close"}\n'
+    statement = (
+        "import os, sys\n"
+        f"sys.argv[1:] = ['gocacheprog', '--dir', {str(tmp_path)!r}, '--socket', '/none']\n"
+        "stdin, requests = os.pipe()\n"
+        f"os.write(requests, {requests!r}); os.close(requests)\n"
+        "os.dup2(stdin, 0); kept = os.dup(1); os.dup2(os.open('/dev/null', os.O_WRONLY), 1)\n"
+        "from tiered_store.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "os.dup2(kept, 1)"
+    )
+    loaded = loaded_by(statement) - loaded_by("pass")
+    assert "tiered_store.gocache.program" in loaded
+    assert loaded.isdisjoint({*COSTLY, *HEAVY, "argparse", "contextlib", "enum", "json", "re", "socket", "threading"})
+    assert loaded.isdisjoint(
+        {"typing", "tiered_store.errors", "tiered_store.client.sync", "tiered_store.gocache.remote"}
+    )

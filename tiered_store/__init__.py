@@ -7,27 +7,27 @@ milliseconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from tiered_store.errors import (
-    DaemonUnavailable,
-    DeadlineExceeded,
-    IntegrityError,
-    InvalidKey,
-    KeyConflict,
-    NotFound,
-    OriginUnavailable,
-    PermissionDenied,
-    ProtocolError,
-    QuotaExceeded,
-    StoreError,
-    TooLarge,
-)
-from tiered_store.objects import ObjectInfo
-
+TYPE_CHECKING = False  # as type checkers know it; importing ``typing`` for that costs a third of a bare start
 if TYPE_CHECKING:
+    from typing import Any
+
     from tiered_store.client.asynchronous import AsyncClient
     from tiered_store.client.sync import Client
+    from tiered_store.errors import (
+        DaemonUnavailable,
+        DeadlineExceeded,
+        IntegrityError,
+        InvalidKey,
+        KeyConflict,
+        NotFound,
+        OriginUnavailable,
+        PermissionDenied,
+        ProtocolError,
+        QuotaExceeded,
+        StoreError,
+        TooLarge,
+    )
+    from tiered_store.objects import ObjectInfo
 
 #: The one place that says it: the build reads this line, and a source tree that was never installed has it too.
 __version__ = "0.1.0"
@@ -52,7 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a client when it is first asked for (PEP 562)."""
+    """Load what is asked for when it is first asked for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "Client":
         from tiered_store.client.sync import Client
 
@@ -61,4 +63,10 @@ def __getattr__(name: str) -> Any:
         from tiered_store.client.asynchronous import AsyncClient
 
         return AsyncClient
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "ObjectInfo":
+        from tiered_store.objects import ObjectInfo
+
+        return ObjectInfo
+    from tiered_store import errors
+
+    return getattr(errors, name)

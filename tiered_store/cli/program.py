@@ -9,7 +9,7 @@ import click
 from click.shell_completion import add_completion_class
 
 from tiered_store import __version__
-from tiered_store.cli import artifacts, bench, keys, origin, service, status, tokens
+from tiered_store.cli import artifacts, bench, gocommand, keys, origin, service, status, tokens
 from tiered_store.cli.completion import BashLine
 from tiered_store.cli.session import REFUSED, Program
 from tiered_store.cli.streams import discard_output, patient_streams
@@ -53,6 +53,7 @@ for _command in (
     keys.cp,
     keys.rm,
     artifacts.artifact,
+    gocommand.gocacheprog,
     status.stats,
     status.ping,
     status.flush,

@@ -36,6 +36,8 @@ _ALIASES = {
 SHARED = frozenset({"S3_BUCKET", "S3_REGION", "S3_ENDPOINT"})
 #: Variables that this package reads elsewhere.
 _ELSEWHERE = {"TIERED_STORE_CONFIG"}
+#: Options of ``tiered-store gocacheprog``, which go commands start without a command line of ours.
+_OF_GO = "TIERED_STORE_GO_"
 _UNSUPPORTED_SECTIONS = {"metrics"}
 _NOT_HERE = "is not supported by this version"
 #: What tomllib raises: ValueErrors, also for a number with more digits than Python reads, and tables too deep for it.
@@ -115,7 +117,7 @@ def _read_variable(layer: Layer, variable: str, text: str) -> None:
     elif not separator:
         # Not a fault: orchestrators invent such names (Kubernetes sets TIERED_STORE_SERVICE_HOST beside
         # a service called tiered-store).
-        if variable not in _ALIASES and variable not in _ELSEWHERE:
+        if variable not in _ALIASES and variable not in _ELSEWHERE and not variable.startswith(_OF_GO):
             layer.notices.append(f"{variable} names no setting and is ignored; settings are TIERED_STORE_SECTION__NAME")
     elif section not in SECTIONS:
         layer.faults.append(Fault(variable, section, _unknown_section(section)))

@@ -16,7 +16,6 @@ The reader needs memory for the depth of a tree and not for its size.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
@@ -49,9 +48,9 @@ MAX_ENTRIES: Final = 10_000_000
 SIZE_MAX_BYTES: Final = 2**63 - 1
 _RECORD_MAX_BYTES: Final = 1 + NAME_MAX_BYTES + 1 + TARGET_MAX_BYTES
 
-_FILE = re.compile(rb"([fx])([0-9a-f]{64}) (0|[1-9][0-9]{0,18}) ([^/]+)\Z", re.DOTALL)
-_LINK = re.compile(rb"l([^/]+)/(.+)\Z", re.DOTALL)
-_DIRECTORY = re.compile(rb"d([^/]+)\Z", re.DOTALL)
+_FILE = re.compile(rb"([fx])([0-9a-f]{64}) (0|[1-9][0-9]{0,18}) ([^/]{1,255})\Z")
+_LINK = re.compile(rb"l([^/]{1,255})/([^\0]{1,4095})\Z")
+_DIRECTORY = re.compile(rb"d([^/]{1,255})\Z")
 _NO_NAMES: Final = {b".", b".."}
 
 
@@ -96,21 +95,22 @@ class _Order:
     """What every record is held against: names, order, depth and number."""
 
     def __init__(self, *, folds_case: bool = False) -> None:
-        self._last: list[bytes] = [b""]
+        self._last = b""
+        self._outer: list[bytes] = []
         self._folded: list[set[str]] | None = [set()] if folds_case else None
         self._entries = 0
 
     def name(self, name: bytes) -> None:
-        """A further entry of the directory that is open.
+        """A further entry of the directory that is open; the caller has seen to its length, and that it has no "/".
 
         Raises:
             ValueError: saying what is wrong with it.
         """
-        if name in _NO_NAMES or b"\0" in name or b"/" in name or not 0 < len(name) <= NAME_MAX_BYTES:
-            raise ValueError(f"the name {name[:80]!r} cannot be one of a file")
-        if name <= self._last[-1]:
+        if name <= self._last:
             raise ValueError(f"the name {name!r} comes twice, or out of order")
-        self._last[-1] = name
+        if name in _NO_NAMES:
+            raise ValueError(f"the name {name!r} cannot be one of a file")
+        self._last = name
         self._entries += 1
         if self._entries > MAX_ENTRIES:
             raise ValueError(f"it has more than {MAX_ENTRIES:,} entries")
@@ -118,6 +118,8 @@ class _Order:
             self._fold(name, self._folded[-1])
 
     def _fold(self, name: bytes, names: set[str]) -> None:
+        import unicodedata  # few file systems fold case
+
         folded = unicodedata.normalize("NFD", name.decode("utf-8", "surrogateescape").casefold())
         if folded in names:
             raise ValueError(f"the name {name!r} is, to this file system, that of another entry: it folds case")
@@ -125,9 +127,10 @@ class _Order:
 
     def enter(self) -> None:
         """The entry named last is a directory. Raises ValueError: too deep."""
-        if len(self._last) > MAX_DEPTH:
+        if self.depth == MAX_DEPTH:
             raise ValueError(f"it is deeper than {MAX_DEPTH} directories")
-        self._last.append(b"")
+        self._outer.append(self._last)
+        self._last = b""
         if self._folded is not None:
             self._folded.append(set())
 
@@ -135,13 +138,13 @@ class _Order:
         """Raises ValueError: no directory is open."""
         if self.depth == 0:
             raise ValueError("it ends a directory that it has not begun")
-        self._last.pop()
+        self._last = self._outer.pop()
         if self._folded is not None:
             self._folded.pop()
 
     @property
     def depth(self) -> int:
-        return len(self._last) - 1
+        return len(self._outer)
 
 
 class ManifestWriter:
@@ -167,6 +170,8 @@ class ManifestWriter:
             self._write(b"u\0")
             return
         name = record.name
+        if not 0 < len(name) <= NAME_MAX_BYTES or b"/" in name or b"\0" in name:
+            raise ValueError(f"the name {name[:80]!r} cannot be one of a file")
         self._order.name(name)
         if isinstance(record, File):
             kind = b"x" if record.executable else b"f"
@@ -212,23 +217,26 @@ def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 def _records(raw: Iterator[bytes], order: _Order) -> Iterator[Record]:
     if next(raw, None) != HEADER[:-1]:
         raise ValueError("it does not begin as one")
+    is_file = _FILE.match
+    check = order.name
     for record in raw:
-        match = _FILE.match(record)
+        match = is_file(record)
         if match is not None:
-            kind, digest, size, name = match.groups()
-            order.name(name)
-            if int(size) > SIZE_MAX_BYTES:
-                raise ValueError(f"no file has {int(size)} bytes")
-            yield File(name, digest.decode(), int(size), kind == b"x")
+            kind, digest, digits, name = match.groups()
+            check(name)
+            size = int(digits)
+            if size > SIZE_MAX_BYTES:
+                raise ValueError(f"no file has {size} bytes")
+            yield File(name, digest.decode(), size, kind == b"x")
         elif record == b"u":
             order.leave()
             yield _LEAVE
         elif (match := _DIRECTORY.match(record)) is not None:
-            order.name(match[1])
+            check(match[1])
             order.enter()
             yield Enter(match[1])
-        elif (match := _LINK.match(record)) is not None and len(match[2]) <= TARGET_MAX_BYTES:
-            order.name(match[1])
+        elif (match := _LINK.match(record)) is not None:
+            check(match[1])
             yield Link(match[1], match[2])
         else:
             raise ValueError(f"{record[:80]!r} is no record")

@@ -119,31 +119,48 @@ def _mode(mode: int, *, executable: bool) -> int:
 
 
 def write_file(directory: OpenDirectory, file: File, data: bytes) -> None:
-    """Write a small file; what was there is replaced."""
-    with new_file(directory, file) as fd:
-        view = data
-        while (count := os.write(fd, view)) < len(view):
-            view = view[count:]
+    """Write a small file; what was there is replaced. If that fails it is removed."""
+    try:
+        fd = _create(directory, file)
+        try:
+            view = data
+            while (count := os.write(fd, view)) < len(view):
+                view = view[count:]
+        except BaseException:
+            _remove(directory, file)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _about(error, directory, file.name) from None
 
 
 @contextmanager
 def new_file(directory: OpenDirectory, file: File) -> Iterator[int]:
-    """A descriptor to write the file with; if that fails the file is removed. What was there is replaced."""
-    mode = 0o777 if file.executable else 0o666
+    """A descriptor to write a large file with; what was there is replaced. If that fails it is removed."""
     with _named(directory, file.name):
-        try:
-            fd = os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
-        except FileExistsError:
-            os.unlink(file.name, dir_fd=directory.fd)
-            fd = os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
-        try:
-            yield fd
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name, dir_fd=directory.fd)
-            raise
-        finally:
-            os.close(fd)
+        fd = _create(directory, file)
+    try:
+        yield fd
+    except BaseException:
+        _remove(directory, file)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _create(directory: OpenDirectory, file: File) -> int:
+    mode = 0o777 if file.executable else 0o666
+    try:
+        return os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
+    except FileExistsError:
+        os.unlink(file.name, dir_fd=directory.fd)
+        return os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
+
+
+def _remove(directory: OpenDirectory, file: File) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(file.name, dir_fd=directory.fd)
 
 
 def put_link(directory: OpenDirectory, link: Link) -> bool:
@@ -166,4 +183,8 @@ def _named(directory: OpenDirectory, name: bytes) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fsdecode(directory.path + b"/" + name)) from None
+        raise _about(error, directory, name) from None
+
+
+def _about(error: OSError, directory: OpenDirectory, name: bytes) -> OSError:
+    return OSError(error.errno, error.strerror, os.fsdecode(directory.path + b"/" + name))

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from tiered_store.client.targets import OpenTarget
 from tiered_store.client.trees.linkstore import LinkStore
-from tiered_store.client.trees.manifest import Enter, File, Leave, Link, read_manifest
+from tiered_store.client.trees.manifest import Enter, File, Leave, Link, Record, read_manifest
 from tiered_store.client.trees.place import OpenDirectory, is_right, new_file, put_link, write_file
 from tiered_store.client.trees.steps import (
     BATCH_BYTES,
@@ -28,21 +28,29 @@ from tiered_store.errors import IntegrityError, NotFound
 from tiered_store.key import ARTIFACT_PREFIX
 from tiered_store.objects import INLINE_MAX_BYTES
 
-__all__ = ["Restoring", "Totals", "survey"]
+__all__ = ["Restoring", "Surveyed", "survey"]
 
 _PIECE_BYTES: Final = 256 * 1024
+#: Of a manifest whose records are kept from the first reading to the second: some 80,000 files, in some 40 MiB.
+_KEPT_MAX_BYTES: Final = 8 * 1024 * 1024
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 _Placed: TypeAlias = tuple[OpenDirectory, File]
 
 
-class Totals(NamedTuple):
-    """What a manifest names."""
+class Surveyed(NamedTuple):
+    """A manifest that has been read to its end.
+
+    Attributes:
+        files, links, directories, bytes: what it names.
+        records: all of them if they are few, so that they need not be read again.
+    """
 
     files: int
     links: int
     directories: int
     bytes: int
+    records: list[Record] | None
 
 
 class _Restored(NamedTuple):
@@ -53,13 +61,14 @@ class _Restored(NamedTuple):
     new_bytes: int
 
 
-def survey(manifest: memoryview, *, folds_case: bool = False) -> Totals:
+def survey(manifest: memoryview, *, folds_case: bool = False) -> Surveyed:
     """Read a manifest to its end.
 
     Raises:
         IntegrityError: it is none, or cannot be restored where names fold case.
     """
     files = links = directories = size = 0
+    records: list[Record] | None = [] if len(manifest) <= _KEPT_MAX_BYTES else None
     for record in read_manifest(_pieces(manifest), folds_case=folds_case):
         if isinstance(record, File):
             files += 1
@@ -68,7 +77,9 @@ def survey(manifest: memoryview, *, folds_case: bool = False) -> Totals:
             links += 1
         elif isinstance(record, Enter):
             directories += 1
-    return Totals(files, links, directories, size)
+        if records is not None:
+            records.append(record)
+    return Surveyed(files, links, directories, size, records)
 
 
 def _pieces(manifest: memoryview) -> Iterator[memoryview]:
@@ -81,8 +92,8 @@ class Restoring:
 
     Args:
         root: the directory to restore into.
-        manifest: which has been surveyed.
-        total: bytes in the tree.
+        manifest: its bytes.
+        surveyed: what is in it.
         stop: ends what is under way.
         links: where files are linked from, or None to copy them.
         progress: told of the bytes that are in place.
@@ -95,14 +106,14 @@ class Restoring:
         self,
         root: OpenDirectory,
         manifest: memoryview,
-        total: int,
+        surveyed: Surveyed,
         stop: Stop,
         links: LinkStore | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._root = root
         self._manifest = manifest
-        self._total = total
+        self._surveyed = surveyed
         self._stop = stop
         self._links = links
         self._progress = progress
@@ -116,7 +127,8 @@ class Restoring:
         opened = [self._root]
         batch: list[_Placed] = []
         size = directories = 0
-        for record in read_manifest(_pieces(self._manifest)):
+        records = self._surveyed.records
+        for record in read_manifest(_pieces(self._manifest)) if records is None else records:
             if isinstance(record, File):
                 if record.size > INLINE_MAX_BYTES:
                     yield self._large((opened[-1], record))
@@ -142,7 +154,7 @@ class Restoring:
         self.new_files += restored.new_files
         self.new_bytes += restored.new_bytes
         if self._progress is not None:
-            self._progress(self._done, self._total)
+            self._progress(self._done, self._surveyed.bytes)
 
     # -- one job ------------------------------------------------------------------------------------
 

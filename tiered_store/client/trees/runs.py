@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from tiered_store.client.trees.linkstore import LinkStore
 from tiered_store.client.trees.place import folds_case, open_root
-from tiered_store.client.trees.restoring import Progress, Restoring, Totals, survey
+from tiered_store.client.trees.restoring import Progress, Restoring, Surveyed, survey
 from tiered_store.client.trees.results import TreeInfo
 from tiered_store.client.trees.saving import Saving
 from tiered_store.client.trees.statcache import StatCache
@@ -83,6 +83,7 @@ class Restore:
     """
 
     plan: Restoring
+    _surveyed: Surveyed
 
     def __init__(
         self,
@@ -98,15 +99,14 @@ class Restore:
         self._path = path
         self._links = None if link_from is None else LinkStore(link_from)
         self._progress = progress
-        self._totals = Totals(0, 0, 0, 0)
 
     def __enter__(self) -> Self:
         """Raises IntegrityError: the manifest is refused, before anything has been made."""
-        self._totals = survey(self._manifest)
+        self._surveyed = survey(self._manifest)
         root = open_root(self._path)
         if folds_case(root):
             survey(self._manifest, folds_case=True)
-        self.plan = Restoring(root, self._manifest, self._totals.bytes, self.stop, self._links, self._progress)
+        self.plan = Restoring(root, self._manifest, self._surveyed, self.stop, self._links, self._progress)
         return self
 
     def __exit__(
@@ -116,4 +116,5 @@ class Restore:
 
     def result(self) -> TreeInfo:
         """What was restored."""
-        return TreeInfo(self._key, *self._totals, self.plan.new_files, self.plan.new_bytes)
+        files, links, directories, size, _ = self._surveyed
+        return TreeInfo(self._key, files, links, directories, size, self.plan.new_files, self.plan.new_bytes)

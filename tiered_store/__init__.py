@@ -28,6 +28,7 @@ from tiered_store.objects import ObjectInfo
 if TYPE_CHECKING:
     from tiered_store.client.asynchronous import AsyncClient
     from tiered_store.client.sync import Client
+    from tiered_store.client.trees.results import TreeInfo
 
 #: The one place that says it: the build reads this line, and a source tree that was never installed has it too.
 __version__ = "0.1.0"
@@ -48,11 +49,12 @@ __all__ = [
     "QuotaExceeded",
     "StoreError",
     "TooLarge",
+    "TreeInfo",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a client when it is first asked for (PEP 562)."""
+    """Load a client, or what it gives, when it is first asked for (PEP 562)."""
     if name == "Client":
         from tiered_store.client.sync import Client
 
@@ -61,4 +63,8 @@ def __getattr__(name: str) -> Any:
         from tiered_store.client.asynchronous import AsyncClient
 
         return AsyncClient
+    if name == "TreeInfo":
+        from tiered_store.client.trees.results import TreeInfo
+
+        return TreeInfo
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,3 +1,5 @@
+# Names are bytes, which pathlib does not know.
+# ruff: noqa: PTH101, PTH102, PTH115, PTH123, PTH208, PTH211
 """Directory trees to save and restore, and a store to do it with that is a dict."""
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _strict_option = click.option("--strict", is_flag=True, help="Faults of the stor
 
 @click.group()
 def ci() -> None:
-    """Save and restore directories under keys, as a CI's cache does."""
+    """Save and restore directories under keys, for a CI."""
 
 
 @ci.command("save")

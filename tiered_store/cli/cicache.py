@@ -88,7 +88,7 @@ def store(client: Client, where: str, entry: Entry) -> bool:
         return False
     trees = [{"path": saved.path, "tree": saved.tree} for saved in entry.saved]
     body = {"v": _FORMAT, "key": entry.key, "created_ns": time.time_ns(), "paths": trees}
-    client.put(where, json.dumps(body).encode(), content_type="application/json")
+    client.put(where, json.dumps(body).encode())
     return True
 
 

@@ -130,9 +130,7 @@ class Saving:
 
         def read() -> list[Content]:
             return [
-                read_content(file.path, file.status, self._stop)
-                if digest is None
-                else Content(digest, file.status, None)
+                read_content(file.path, self._stop) if digest is None else Content(digest, file.status, None)
                 for file, digest in zip(files, known, strict=True)
             ]
 
@@ -157,7 +155,7 @@ class Saving:
             # The cache knew it, but the store has lost it.
             for index in small:
                 if contents[index].data is None:
-                    contents[index] = read_content(files[index].path, files[index].status, self._stop)
+                    contents[index] = read_content(files[index].path, self._stop)
 
         if any(contents[index].data is None for index in small):
             yield Work(read_again)
@@ -187,7 +185,7 @@ class Saving:
                 self._unclaim(_key(content))
                 if attempt == _ATTEMPTS - 1:
                     raise
-                contents[index] = yield Work(lambda: read_content(file.path, file.status, self._stop))
+                contents[index] = yield Work(lambda: read_content(file.path, self._stop))
                 continue
             if info.size != content.status.st_size:
                 raise DaemonUnavailable("the daemon is unavailable")

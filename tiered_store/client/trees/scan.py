@@ -100,7 +100,7 @@ def walk(root: bytes, left_out: Callable[[bytes], object]) -> Iterator[Seen]:
             continue
 
 
-def read_content(path: bytes, status: os.stat_result, stop: Stop) -> Content:
+def read_content(path: bytes, stop: Stop) -> Content:
     """The digest of a file, and its bytes if they are few.
 
     A file is taken to have held still if size, times and inode are the same before and behind the read. One that did
@@ -108,7 +108,6 @@ def read_content(path: bytes, status: os.stat_result, stop: Stop) -> Content:
 
     Args:
         path: the file.
-        status: what it was when it was seen.
         stop: ends the read of a large one.
 
     Raises:
@@ -123,26 +122,26 @@ def read_content(path: bytes, status: os.stat_result, stop: Stop) -> Content:
                 raise _changed(path, "has gone") from None
             raise
         try:
-            digest, data, size = _digest(fd, stop)
-            now = os.fstat(fd)
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                raise _changed(path, "is no file any more")
+            digest, data, size = _digest(fd, before.st_size, stop)
+            after = os.fstat(fd)
         finally:
             os.close(fd)
-        if not stat.S_ISREG(now.st_mode):
-            raise _changed(path, "is no file any more")
-        if size == now.st_size and _identity(now) == _identity(status):
-            return Content(digest, now, data)
-        status = now
+        if size == after.st_size and _identity(after) == _identity(before):
+            return Content(digest, after, data)
     raise _changed(path, f"changed in each of {_ATTEMPTS} attempts to read it")
 
 
-def _digest(fd: int, stop: Stop) -> tuple[str, bytes | None, int]:
-    """Digest, bytes if they are few, and size. Raises BlockingIOError and so on for what is no file."""
+def _digest(fd: int, expected: int, stop: Stop) -> tuple[str, bytes | None, int]:
+    """Digest, bytes if they are few, and size; one that grows is not followed beyond what it was expected to have."""
     data = os.read(fd, INLINE_MAX_BYTES + 1)
     if len(data) <= INLINE_MAX_BYTES:
         return hashlib.sha256(data).hexdigest(), data, len(data)
     digest = hashlib.sha256(data)
     size = len(data)
-    while data:
+    while data and size <= expected:
         stop.check()
         data = os.read(fd, _PIECE_BYTES)
         digest.update(data)

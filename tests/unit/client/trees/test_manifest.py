@@ -137,7 +137,7 @@ def test_names_that_differ_in_case_only_are_refused_where_that_is_no_difference(
     [File(b"..", DIGEST, 1, False), Enter(b"a/b"), Link(b"", b"x"), Link(b"a", b""), Enter(b"a" * 256), Leave()],
 )
 def test_what_could_not_be_read_is_not_written(record: Record) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         written([record])
 
 

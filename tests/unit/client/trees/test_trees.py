@@ -127,7 +127,7 @@ class TestRestoring:
         store.get_tree(key, out, **options)  # type: ignore[arg-type]
         kept = (out / "bin/run").stat()
         (out / "own").write_bytes(b"mine")
-        os.replace(out / "own", out / "a.js")
+        (out / "own").replace(out / "a.js")
         (out / "large").unlink()
         (out / "large").write_bytes(LARGE[:-1])
         (out / "again").unlink()
@@ -199,7 +199,7 @@ class TestRestoring:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space left on device: .*/out/"):
+        with pytest.raises(OSError, match=r"No space left on device: .*/out/"):
             store.get_tree(key, tmp_path / "out")
         monkeypatch.undo()
         assert [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.stat().st_size] == []
@@ -354,7 +354,7 @@ class TestSaving:
 
         class Store(DictStore):
             def put_file(self, key: str, source: Any) -> Any:
-                with open(source, "ab") as file:
+                with Path(source).open("ab") as file:
                     file.write(b"more")
                 return super().put_file(key, source)
 

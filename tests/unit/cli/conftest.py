@@ -99,12 +99,6 @@ class FakeClient(SyncTrees):
     def stat(self, key: str) -> ObjectInfo:
         return self._find(key)[0]
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        return {key: self.objects[key][1] for key in keys if key in self.objects}
-
-    def exists_many(self, keys: Iterable[str]) -> dict[str, bool]:
-        return {key: key in self.objects for key in keys}
-
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         if self.fails is not None:
             raise self.fails

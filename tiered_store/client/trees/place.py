@@ -123,9 +123,8 @@ def write_file(directory: OpenDirectory, file: File, data: bytes) -> None:
     try:
         fd = _create(directory, file)
         try:
-            view = data
-            while (count := os.write(fd, view)) < len(view):
-                view = view[count:]
+            while (count := os.write(fd, data)) < len(data):
+                data = data[count:]
         except BaseException:
             _remove(directory, file)
             raise

@@ -162,8 +162,10 @@ class Restoring:
         size = sum(file.size for _, file in batch)
         if not batch:
             return _Restored(0, 0, 0)
-        wrong: list[_Placed] = yield Work(lambda: [placed for placed in batch if not self._is_right(placed)])
-        lacking: list[_Placed] = wrong
+        wrong = batch
+        if not all(directory.is_new for directory, _ in batch):
+            wrong = yield Work(lambda: [placed for placed in batch if not self._is_right(placed)])
+        lacking = wrong
         if self._links is not None and wrong:
             lacking = yield Work(lambda: self._link_all(wrong))
         if lacking:

@@ -36,6 +36,7 @@ METHODS = {
     "get_file",
     "get_into",
     "get_many",
+    "get_tree",
     "get_view",
     "list",
     "ping",
@@ -43,17 +44,18 @@ METHODS = {
     "put_artifact",
     "put_file",
     "put_many",
+    "put_tree",
     "stat",
     "stats",
 }
 
 
 def public(cls: type[Any]) -> set[str]:
-    return {name for name in vars(cls) if not name.startswith("_")}
+    return {name for each in cls.__mro__[:-1] for name in vars(each) if not name.startswith("_")}
 
 
 def test_the_names_of_the_package() -> None:
-    assert set(tiered_store.__all__) == ERRORS | {"AsyncClient", "Client", "ObjectInfo"}
+    assert set(tiered_store.__all__) == ERRORS | {"AsyncClient", "Client", "ObjectInfo", "TreeInfo"}
     for name in tiered_store.__all__:
         assert getattr(tiered_store, name).__name__ == name
 

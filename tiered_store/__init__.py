@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from tiered_store.client.asynchronous import AsyncClient
     from tiered_store.client.sync import Client
+    from tiered_store.client.trees.results import TreeInfo
     from tiered_store.errors import (
         DaemonUnavailable,
         DeadlineExceeded,
@@ -48,6 +49,7 @@ __all__ = [
     "QuotaExceeded",
     "StoreError",
     "TooLarge",
+    "TreeInfo",
 ]
 
 
@@ -67,6 +69,10 @@ def __getattr__(name: str) -> Any:
         from tiered_store.objects import ObjectInfo
 
         return ObjectInfo
+    if name == "TreeInfo":
+        from tiered_store.client.trees.results import TreeInfo
+
+        return TreeInfo
     from tiered_store import errors
 
     return getattr(errors, name)

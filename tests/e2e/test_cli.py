@@ -69,18 +69,38 @@ def test_a_cold_object_is_streamed_to_standard_output(shell: Shell, daemon: Runn
 
 
 def test_artifacts(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "tree/deep").mkdir(parents=True)
-    (tmp_path / "tree/deep/b").write_bytes(LARGE)
-    (tmp_path / "tree/a").write_bytes(b"small")
-    lines = shell.ok("artifact", "put", f"{tmp_path}/tree").decode().splitlines()
+    (tmp_path / "in").write_bytes(LARGE)
     key = f"sha256:{hashlib.sha256(LARGE).hexdigest()}"
-    assert lines == [
-        f"sha256:{hashlib.sha256(b'small').hexdigest()}  {tmp_path}/tree/a",
-        f"{key}  {tmp_path}/tree/deep/b",
-    ]
+    assert shell.ok("artifact", "put", f"{tmp_path}/in").decode() == f"{key}  {tmp_path}/in\n"
     assert shell.ok("artifact", "get", key) == LARGE
     shell.ok("artifact", "get", key, "-o", f"{tmp_path}/out")
     assert (tmp_path / "out").read_bytes() == LARGE
+
+
+def test_trees(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "tree/deep").mkdir(parents=True)
+    (tmp_path / "tree/deep/b").write_bytes(LARGE)
+    (tmp_path / "tree/a").write_bytes(b"small")
+    shell.environment["XDG_CACHE_HOME"] = f"{tmp_path}/cache"
+    key = shell.ok("artifact", "put", f"{tmp_path}/tree").split()[0].decode()
+    shell.ok("artifact", "get", key, "-o", f"{tmp_path}/out")
+    assert shell.ok("artifact", "put", f"{tmp_path}/out").split()[0].decode() == key
+    assert shell.ok("artifact", "get", f"sha256:{hashlib.sha256(LARGE).hexdigest()}") == LARGE
+
+
+def test_a_ci_saves_and_restores(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/a").write_bytes(b"small")
+    shell.environment["XDG_CACHE_HOME"] = f"{tmp_path}/cache"
+    shell.environment["GITHUB_OUTPUT"] = f"{tmp_path}/outputs"
+    path = f"{tmp_path}/modules"
+    assert shell.ok("ci", "save", "--key", "linux-1", path).startswith(b"cache-saved=true\n")
+    (tmp_path / "modules").rename(tmp_path / "saved")
+    assert shell.ok("ci", "restore", "--key", "linux-2", "--restore-keys", "linux-", path).startswith(
+        b"cache-hit=partial\n"
+    )
+    assert (tmp_path / "modules/a").read_bytes() == b"small"
+    assert "cache-matched-key=linux-1\n" in (tmp_path / "outputs").read_text()
 
 
 def test_a_missing_key_prints_nothing_and_leaves_no_file(shell: Shell, tmp_path: Path) -> None:

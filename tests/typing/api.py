@@ -8,7 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_type
 
-from tiered_store import AsyncClient, Client, DaemonUnavailable, IntegrityError, NotFound, ObjectInfo, StoreError
+from tiered_store import (
+    AsyncClient,
+    Client,
+    DaemonUnavailable,
+    IntegrityError,
+    NotFound,
+    ObjectInfo,
+    StoreError,
+    TreeInfo,
+)
 
 
 def use(path: Path) -> None:
@@ -35,6 +44,8 @@ def use(path: Path) -> None:
         with path.open("rb") as file:
             store.put_file("k", file)
         assert_type(store.put_many({"a": b""}), dict[str, ObjectInfo])
+        assert_type(store.put_tree(path, stat_cache="cache", progress=report), TreeInfo)
+        assert_type(store.get_tree("sha256:0", path, link_from=path, progress=report), TreeInfo)
         assert_type(store.stat("k"), ObjectInfo)
         assert_type(store.exists("k"), bool)
         assert_type(store.exists_many({"a": 1}), dict[str, bool])
@@ -62,6 +73,8 @@ async def use_asynchronously(path: Path) -> None:
         assert_type(await store.put_file("k", io.BytesIO()), ObjectInfo)
         assert_type(await store.put_artifact(path), str)
         assert_type(await store.put_many({"a": b""}), dict[str, ObjectInfo])
+        assert_type(await store.put_tree(path, stat_cache="cache", progress=report), TreeInfo)
+        assert_type(await store.get_tree("sha256:0", path, link_from=path, progress=report), TreeInfo)
         assert_type(await store.stat("k"), ObjectInfo)
         assert_type(await store.exists("k"), bool)
         assert_type(await store.exists_many(["a"]), dict[str, bool])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 
 import click
 from click.shell_completion import CompletionItem
 
 from tiered_store.cli.keys import as_json_option, complete_key
-from tiered_store.cli.output import warn, write_json
+from tiered_store.cli.output import progress_of, write_json
 from tiered_store.cli.session import connect
 from tiered_store.cli.transfer import source_of, write_object
+from tiered_store.cli.trees import link_from_option, save_tree, tree_as_json
+from tiered_store.client.trees.manifest import TREE_CONTENT_TYPE
 
 __all__ = ["artifact"]
 
@@ -37,46 +38,59 @@ def artifact() -> None:
 
 @artifact.command("put")
 @click.argument("path", type=click.Path(exists=True, allow_dash=True))
+@click.option("--stat-cache", metavar="FILE", help="Of a directory: remember in FILE which files have not changed.")
+@click.option("--no-stat-cache", is_flag=True, help="Of a directory: read all files, and remember nothing.")
 @as_json_option
 @click.pass_context
-def put(context: click.Context, path: str, json_output: bool) -> None:
-    """Store a file, every file below a directory, or standard input for "-".
+def put(context: click.Context, path: str, stat_cache: str | None, no_stat_cache: bool, json_output: bool) -> None:
+    """Store a file, a directory as a tree, or standard input for "-".
 
-    Prints "KEY  PATH" for each, as sha256sum does; with --json one object per line.
+    Prints "KEY  PATH", as sha256sum does. A tree's key is that of its manifest: equal trees have equal keys. What it
+    remembers of a directory is in $XDG_CACHE_HOME/tiered_store/trees.
     """
     with connect(context, is_long=True) as client:
-        for file in _files(path):
-            with source_of(file) as (source, progress):
+        if path != "-" and os.path.isdir(path):  # noqa: PTH112 - pathlib costs an import of 5 ms
+            tree = save_tree(client, path, stat_cache, remember=not no_stat_cache)
+            key, said = tree.key, {"path": path, **tree_as_json(tree)}
+        else:
+            with source_of(path) as (source, progress):
                 key = client.put_artifact(source, progress=progress)
-            if json_output:
-                write_json({"key": key, "path": file})
-            else:
-                click.echo(f"{key}  {file}")
+            said = {"key": key, "path": path}
+    if json_output:
+        write_json(said)
+    else:
+        click.echo(f"{key}  {path}")
 
 
 @artifact.command("get")
 @click.argument("key", shell_complete=_complete)
-@click.option("-o", "--output", metavar="FILE", help="Write FILE, which appears whole or not at all; - is stdout.")
+@click.option("-o", "--output", metavar="PATH", help="Write PATH; - is stdout. A tree becomes a directory.")
+@click.option("--tree", "is_tree", is_flag=True, help="KEY is a tree, also if the store does not say so.")
+@link_from_option
+@as_json_option
 @click.pass_context
-def get(context: click.Context, key: str, output: str | None) -> None:
-    """Write the artifact KEY (sha256:<hex>, or only the hex digits) to standard output."""
+def get(
+    context: click.Context, key: str, output: str | None, is_tree: bool, link_from: str | None, json_output: bool
+) -> None:
+    """Write the artifact KEY (sha256:<hex>, or only the hex digits) to standard output or PATH.
+
+    A file appears whole or not at all. A tree is restored into the directory PATH: what is right there is left as it
+    is, what is wrong is replaced, and what the tree does not have stays. --json says what was done.
+    """
     match = _ARTIFACT.match(key)
     if match is None:
         raise click.BadParameter(f"{key!r} is not 'sha256:' and 64 lowercase hex digits", param_hint="KEY")
-    write_object(context, f"sha256:{match.group(1)}", output)
-
-
-def _files(path: str) -> Iterator[str]:
-    """The file itself, or the regular files below a directory in a fixed order; links in it are not followed."""
-    if path == "-" or not os.path.isdir(path):  # noqa: PTH112 - pathlib costs an import of 5 ms
-        yield path
-        return
-    with os.scandir(path) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path)
-        elif entry.is_file(follow_symlinks=False):
-            yield entry.path
-        else:
-            warn(f"{entry.path} is left out: no regular file")
+    key = f"sha256:{match.group(1)}"
+    is_file = output is None or output == "-"
+    if is_file and (is_tree or link_from):
+        raise click.UsageError("a tree needs a directory to be restored into: -o PATH")
+    if not is_file:
+        assert output is not None
+        with connect(context, is_long=True) as client:
+            if is_tree or link_from or client.stat(key).content_type == TREE_CONTENT_TYPE:
+                with progress_of(output) as progress:
+                    tree = client.get_tree(key, output, link_from=link_from, progress=progress)
+                if json_output:
+                    write_json({"path": output, **tree_as_json(tree)})
+                return
+    write_object(context, key, output)

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import add_completion_class
 
 from tiered_store import __version__
-from tiered_store.cli import artifacts, bench, gocommand, keys, origin, service, status, tokens
+from tiered_store.cli import artifacts, bench, ci, gocommand, keys, origin, service, status, tokens
 from tiered_store.cli.completion import BashLine
 from tiered_store.cli.session import REFUSED, Program
 from tiered_store.cli.streams import discard_output, patient_streams
@@ -37,7 +37,7 @@ def _show_version(context: click.Context, _parameter: click.Parameter, asked: bo
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long to wait for an answer. Default: 30, and no limit for put, cp, rm --prefix and artifact put.",
+    help="How long to wait for an answer. Default: 30, and none for put, cp, rm --prefix, artifact put, trees and ci.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
 def program(**_options: Any) -> None:
@@ -53,6 +53,7 @@ for _command in (
     keys.cp,
     keys.rm,
     artifacts.artifact,
+    ci.ci,
     gocommand.gocacheprog,
     status.stats,
     status.ping,

@@ -19,7 +19,17 @@ from tiered_store.cli.streams import STDOUT, StreamClosed, discard_output
 from tiered_store.client.sync import Client
 from tiered_store.errors import DaemonUnavailable, IntegrityError, StoreError
 
-__all__ = ["NO_DAEMON", "REFUSED", "USAGE", "Program", "configured_socket", "connect", "endings", "socket_of"]
+__all__ = [
+    "NO_DAEMON",
+    "REFUSED",
+    "USAGE",
+    "Program",
+    "Refusal",
+    "configured_socket",
+    "connect",
+    "endings",
+    "socket_of",
+]
 
 REFUSED = 1
 USAGE = 2

@@ -19,7 +19,8 @@ from tiered_store.client.bodies import Progress, Source, View, bytes_of, upload_
 from tiered_store.client.callers import CallersErrors
 from tiered_store.client.multiplexed import MultiplexedLink
 from tiered_store.client.operations import Conversation, Received, Upload
-from tiered_store.client.targets import PieceTarget, target_of
+from tiered_store.client.targets import OpenTarget, PieceTarget, target_of
+from tiered_store.client.trees.asynchronous import AsyncTrees
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, StoreError
 from tiered_store.objects import INLINE_MAX_BYTES, ObjectInfo
 from tiered_store.protocol.frames import Flag
@@ -34,7 +35,7 @@ _PAGE = 1000
 _READ_INLINE_MAX_BYTES = 1024 * 1024
 
 
-class AsyncClient:
+class AsyncClient(AsyncTrees):
     """Talks to a daemon on this machine, from any number of tasks of one event loop.
 
     Methods, arguments and errors are those of ``Client``. A client used on another loop, or in a child
@@ -241,15 +242,17 @@ class AsyncClient:
         with CallersErrors():
             target = await asyncio.to_thread(target_of, path, progress)
             try:
-                flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-                received = await self._run(
-                    downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart
-                )
-                await asyncio.to_thread(target.take, received)
+                info = await self._get_target(key, target)
                 await asyncio.to_thread(target.commit)
-                return received.info
+                return info
             finally:
                 target.abandon()
+
+    async def _get_target(self, key: str, target: OpenTarget | PieceTarget) -> ObjectInfo:
+        flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+        received = await self._run(downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart)
+        await asyncio.to_thread(target.take, received)
+        return received.info
 
     async def get_into(
         self, key: str, write: Callable[[bytes], object], *, progress: Progress | None = None

@@ -19,7 +19,8 @@ from tiered_store.client.callers import CallersErrors
 from tiered_store.client.link import Link
 from tiered_store.client.operations import Conversation, Received, Upload
 from tiered_store.client.pool import Pool
-from tiered_store.client.targets import PieceTarget, target_of
+from tiered_store.client.targets import OpenTarget, PieceTarget, target_of
+from tiered_store.client.trees.sync import SyncTrees
 from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, StoreError
 from tiered_store.objects import INLINE_MAX_BYTES, ObjectInfo
 from tiered_store.protocol.frames import Flag, Opcode
@@ -33,7 +34,7 @@ P = ParamSpec("P")
 _PAGE = 1000
 
 
-class Client:
+class Client(SyncTrees):
     """Talks to a daemon on this machine.
 
     All methods raise the errors of ``tiered_store.errors``. Any number of threads may share a client; a
@@ -191,13 +192,17 @@ class Client:
         with CallersErrors():
             target = target_of(path, progress)
             try:
-                flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
-                received = self._run(downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart)
-                target.take(received)
+                info = self._get_target(key, target)
                 target.commit()
-                return received.info
+                return info
             finally:
                 target.abandon()
+
+    def _get_target(self, key: str, target: OpenTarget | PieceTarget) -> ObjectInfo:
+        flags = Flag.ACCEPT_DESCRIPTOR | Flag.STREAM
+        received = self._run(downloads.get, key, flags=flags, sink=target.sink, may_restart=target.may_restart)
+        target.take(received)
+        return received.info
 
     def get_into(self, key: str, write: Callable[[bytes], object], *, progress: Progress | None = None) -> ObjectInfo:
         """Hand the object's bytes to a function, in pieces and in order, while they arrive.

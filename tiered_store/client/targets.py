@@ -20,7 +20,7 @@ from tiered_store.client.operations import Blocking, Received
 from tiered_store.errors import DaemonUnavailable, ProtocolError
 from tiered_store.objects import FileBody, ObjectInfo, read_body
 
-__all__ = ["FileTarget", "PieceTarget", "StreamTarget", "target_of"]
+__all__ = ["FileTarget", "OpenTarget", "PieceTarget", "StreamTarget", "target_of"]
 
 #: A piece of a copy between files: large enough to be cheap, small enough for a progress bar.
 _COPY_BYTES: Final = 8 * 1024 * 1024
@@ -48,34 +48,20 @@ def target_of(path: str | os.PathLike[str], progress: Progress | None = None) ->
     return StreamTarget(name, progress)
 
 
-class FileTarget:
-    """A file being written beside its final name, and renamed into place when it is whole.
+class OpenTarget:
+    """A file that is open for writing and whose bytes all come from the object.
 
     Args:
-        path: the final name. A symbolic link stays one: what it points at is replaced, or made.
+        fd: its descriptor, which stays the caller's.
+        name: for errors.
         progress: told about the bytes as they come.
-        replaced: of the file that is there; the new one gets its permissions, and its owner where that may be.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], progress: Progress | None = None, *, replaced: os.stat_result | None = None
-    ) -> None:
-        self._name = os.fsdecode(path)
-        self._path = os.path.realpath(self._name)
-        self._temporary = f"{self._path}.{os.getpid()}.{os.urandom(4).hex()}.part"
+    def __init__(self, fd: int, name: str | bytes, progress: Progress | None = None) -> None:
+        self._fd = fd
+        self._name = name
         self._progress = None if progress is None else apart(progress)
         self._written = 0
-        with _named(self._name):
-            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._is_there = True
-        if replaced is not None:
-            self._resemble(replaced)
-
-    def _resemble(self, replaced: os.stat_result) -> None:
-        with contextlib.suppress(OSError):  # only root may give files away
-            os.fchown(self._fd, replaced.st_uid, replaced.st_gid)
-        with contextlib.suppress(OSError):  # a file system without permissions
-            os.fchmod(self._fd, replaced.st_mode & 0o777)
 
     def sink(self, info: ObjectInfo) -> Callable[[bytes], Any]:
         """Start from the first byte, and give a function that appends; for bytes that come as a stream."""
@@ -136,6 +122,35 @@ class FileTarget:
         self._written += count
         if self._progress is not None:
             self._progress(self._written, total)
+
+
+class FileTarget(OpenTarget):
+    """A file being written beside its final name, and renamed into place when it is whole.
+
+    Args:
+        path: the final name. A symbolic link stays one: what it points at is replaced, or made.
+        progress: told about the bytes as they come.
+        replaced: of the file that is there; the new one gets its permissions, and its owner where that may be.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], progress: Progress | None = None, *, replaced: os.stat_result | None = None
+    ) -> None:
+        name = os.fsdecode(path)
+        self._path = os.path.realpath(name)
+        self._temporary = f"{self._path}.{os.getpid()}.{os.urandom(4).hex()}.part"
+        with _named(name):
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        super().__init__(fd, name, progress)
+        self._is_there = True
+        if replaced is not None:
+            self._resemble(replaced)
+
+    def _resemble(self, replaced: os.stat_result) -> None:
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.fchown(self._fd, replaced.st_uid, replaced.st_gid)
+        with contextlib.suppress(OSError):  # a file system without permissions
+            os.fchmod(self._fd, replaced.st_mode & 0o777)
 
     def commit(self) -> None:
         """Give the file its name."""
@@ -245,7 +260,7 @@ class StreamTarget(PieceTarget):
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def _named(path: str | bytes) -> Iterator[None]:
     """Have errors name the file that the caller asked for: not the one beside it, and not none at all."""
     try:
         yield

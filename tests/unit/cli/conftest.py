@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,15 +12,17 @@ from click.testing import CliRunner, Result
 
 from tiered_store.cli import session
 from tiered_store.cli.program import program
+from tiered_store.client.trees.sync import SyncTrees
 from tiered_store.errors import DaemonUnavailable, NotFound, StoreError
 from tiered_store.objects import ObjectInfo
 
 PIECE = 1024
 
 
-class FakeClient:
+class FakeClient(SyncTrees):
     """The client's methods over a dict. ``fails`` is raised by every operation."""
 
+    _is_lenient = False
     objects: dict[str, tuple[ObjectInfo, bytes]]
     opened: list[tuple[str | None, float | None]]
     fails: BaseException | None
@@ -57,12 +59,26 @@ class FakeClient:
             progress(len(data), None)
         return self.put(key, data, **headers)
 
-    def put_artifact(self, source: Any, *, progress: Any = None) -> str:
+    def put_artifact(self, source: Any, *, content_type: str | None = None, progress: Any = None) -> str:
         data = Path(source).read_bytes() if isinstance(source, str) else source.read()
-        return self.put(f"sha256:{hashlib.sha256(data).hexdigest()}", data).key
+        return self.put(f"sha256:{hashlib.sha256(data).hexdigest()}", data, content_type=content_type).key
+
+    def put_many(self, items: Mapping[str, bytes]) -> dict[str, ObjectInfo]:
+        return {key: self.put(key, data) for key, data in items.items()}
 
     def get(self, key: str) -> bytes:
         return self._find(key)[1]
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        self._fail_if_told()
+        return {key: self.objects[key][1] for key in keys if key in self.objects}
+
+    def exists_many(self, keys: Iterable[str]) -> dict[str, bool]:
+        self._fail_if_told()
+        return {key: key in self.objects for key in keys}
+
+    def exists(self, key: str) -> bool:
+        return self.exists_many([key])[key]
 
     def get_view(self, key: str) -> memoryview:
         return memoryview(self._find(key)[1])
@@ -82,12 +98,6 @@ class FakeClient:
 
     def stat(self, key: str) -> ObjectInfo:
         return self._find(key)[0]
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        return {key: self.objects[key][1] for key in keys if key in self.objects}
-
-    def exists_many(self, keys: Iterable[str]) -> dict[str, bool]:
-        return {key: key in self.objects for key in keys}
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         if self.fails is not None:
@@ -131,6 +141,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
     for variable in ("TIERED_STORE_SOCKET", "TIERED_STORE_CONFIG", "TIERED_STORE_SERVER__SOCKET"):
         monkeypatch.delenv(variable, raising=False)
     fresh = type("Fresh", (FakeClient,), {"objects": {}, "opened": [], "flushes": [], "fails": None})
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
     monkeypatch.setattr(session, "Client", fresh)
     return fresh
 

@@ -150,8 +150,8 @@ def test_signals_are_afterwards_as_they_were(run: Run, store: Store) -> None:
 
 def test_every_command_is_there_and_explains_itself(run: Run) -> None:
     found = run("--help")
-    commands = ["serve", "put", "get", "stat", "ls", "cp", "rm", "artifact", "gocacheprog", "stats", "ping", "flush"]
-    commands += ["check-config", "abort-uploads", "token", "promote", "bench"]
+    commands = ["serve", "put", "get", "stat", "ls", "cp", "rm", "artifact", "ci", "gocacheprog", "stats", "ping"]
+    commands += ["flush", "check-config", "abort-uploads", "token", "promote", "bench"]
     assert list(program.commands) == [*commands, "completion"]
     for command in commands:
         assert f"\n  {command} " in found.output

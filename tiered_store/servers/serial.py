@@ -55,14 +55,20 @@ class Session(Protocol):
     """What a protocol means, for one peer.
 
     Attributes:
-        reader: cuts what the peer sends.
-        greeting: what the peer hears first, or nothing.
         is_over: whether the connection ends after the last answer.
     """
 
-    reader: Reader
-    greeting: bytes
     is_over: bool
+
+    @property
+    def greeting(self) -> bytes:
+        """What the peer hears first, or nothing."""
+        ...
+
+    @property
+    def reader(self) -> Reader:
+        """Cuts what the peer sends."""
+        ...
 
     def refusal(self) -> StoreError | None:
         """Why this peer may store nothing; None if it may."""
@@ -300,6 +306,7 @@ class SerialDoor:
         session: Callable[[Output, PeerCredentials], Session],
         refuse: Callable[[StoreError], bytes],
     ) -> None:
+        self.name = name
         self.cache = cache
         self.limits = limits
         self.make_session = session

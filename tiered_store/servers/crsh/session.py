@@ -10,6 +10,7 @@ from typing import Final
 from tiered_store.build.cache import BuildCache
 from tiered_store.build.entry import Place
 from tiered_store.errors import InvalidKey, PermissionDenied, StoreError
+from tiered_store.servers.access import Caller, Gate, Right
 from tiered_store.servers.crsh.codec import (
     DONE,
     GREETING,
@@ -24,6 +25,7 @@ from tiered_store.servers.crsh.codec import (
 )
 from tiered_store.servers.intake import Intake
 from tiered_store.servers.serial import Output
+from tiered_store.servers.sockets import PeerCredentials
 from tiered_store.store.spool import Staged
 
 __all__ = ["CrshSession", "CrshSettings"]
@@ -51,34 +53,40 @@ class CrshSettings:
     stop: Callable[[], None] | None = None
     name: str = "tiered_store"
 
-    @property
-    def place(self) -> Place:
-        """Where the keys are: those that ccache's HTTP storage has under the same instance."""
-        return Place("ccache", self.instance)
-
 
 class CrshSession:
-    """One client.
+    """One client. Its keys are those that ccache's HTTP storage has under the same instance.
 
     Args:
         cache: where everything is.
+        gate: says what a client may do, by who it is.
         settings: see there.
         output: where answers go.
+        peer: who it is.
     """
 
     greeting = GREETING
 
-    def __init__(self, cache: BuildCache, settings: CrshSettings, output: Output) -> None:
+    def __init__(
+        self, cache: BuildCache, gate: Gate, settings: CrshSettings, output: Output, peer: PeerCredentials
+    ) -> None:
         self._cache = cache
         self._settings = settings
         self._output = output
-        self._place = settings.place
+        self._grant = gate.of(Caller(peer=peer))
+        self._readable = self._grant.place("ccache", settings.instance, Right.READ)
+        self._writable = None if settings.read_only else self._grant.place("ccache", settings.instance, Right.WRITE)
         self.reader = CrshReader()
         self.is_over = False
 
     def refusal(self) -> StoreError | None:
         """See ``serial.Session``."""
-        return PermissionDenied("this door is read-only (crsh.read_only)") if self._settings.read_only else None
+        return None if self._writable is not None else self._denial()
+
+    def _denial(self) -> PermissionDenied:
+        if self._settings.read_only:
+            return PermissionDenied("this door is read-only (crsh.read_only)")
+        return PermissionDenied(f"{self._grant.name} may not store anything in {self._settings.instance}")
 
     def failure(self, fault: StoreError) -> bytes:
         """See ``serial.Session``."""
@@ -88,22 +96,23 @@ class CrshSession:
         """See ``serial.Session``."""
         operation = command.operation
         if operation is Operation.GET:
-            await self._get(command)
+            await self._get(name_of(command.key))
         elif operation is Operation.PUT:
             self._output.send(DONE if await self._put(command, intake) else NOTHING)
         elif operation is Operation.EXISTS:
-            entry = await self._cache.head(self._place, name_of(command.key))
+            place, name = self._readable, name_of(command.key)
+            entry = None if place is None else await self._cache.head(place, name)
             self._output.send(presence(is_there=entry is not None))
         elif operation is Operation.REMOVE:
-            self._check_rights()
-            self._output.send(DONE if await self._cache.remove(self._place, name_of(command.key)) else NOTHING)
+            is_removed = await self._cache.remove(self._place_to_write(), name_of(command.key))
+            self._output.send(DONE if is_removed else NOTHING)
         elif operation is Operation.INFO:
             self._output.send(identity(self._settings.name))
         else:
             self._stop()
 
-    async def _get(self, request: Request) -> None:
-        hit = await self._cache.get(self._place, name_of(request.key))
+    async def _get(self, name: str) -> None:
+        hit = None if self._readable is None else await self._cache.get(self._readable, name)
         if hit is None:
             self._output.send(NOTHING)
         elif isinstance(hit.body, bytes):
@@ -112,18 +121,17 @@ class CrshSession:
             await self._output.send_file(found(hit.body.size), hit.body, b"")
 
     async def _put(self, request: Request, intake: Intake | None) -> bool:
-        self._check_rights()
-        name = name_of(request.key)
+        place, name = self._place_to_write(), name_of(request.key)
         staged = await intake.finish() if intake is not None else Staged.of_bytes(request.value, hashed=True)
-        return await self._cache.put(self._place, name, staged, overwrite=request.overwrite)
+        return await self._cache.put(place, name, staged, overwrite=request.overwrite)
 
-    def _check_rights(self) -> None:
-        refusal = self.refusal()
-        if refusal is not None:
-            raise refusal
+    def _place_to_write(self) -> Place:
+        if self._writable is None:
+            raise self._denial()
+        return self._writable
 
     def _stop(self) -> None:
-        if self._settings.stop is None:
+        if self._settings.stop is None or not self._grant.may(Right.ADMIN):
             raise PermissionDenied("this server is not stopped by its clients (crsh.allow_stop)")
         _log.warning("a client asks for the stop")
         self._output.send(DONE)

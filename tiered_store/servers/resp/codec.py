@@ -16,10 +16,22 @@ from typing import Final
 from tiered_store.errors import ProtocolError
 from tiered_store.servers.wire import SMALL_VALUE_MAX_BYTES, Buffer, Opening
 
-__all__ = ["ARGUMENTS_MAX", "ARGUMENTS_MAX_BYTES", "NULL", "OK", "VALUE_MAX_BYTES", "RespReader", "bulk", "error"]
+__all__ = [
+    "ARGUMENTS_MAX",
+    "ARGUMENTS_MAX_BYTES",
+    "NULL",
+    "NULL_3",
+    "OK",
+    "VALUE_MAX_BYTES",
+    "RespReader",
+    "bulk",
+    "error",
+]
 
 OK: Final = b"+OK\r\n"
 NULL: Final = b"$-1\r\n"
+#: The same in RESP3.
+NULL_3: Final = b"_\r\n"
 #: Redis' own bound (proto-max-bulk-len): clients know it.
 VALUE_MAX_BYTES: Final = 512 * 1024 * 1024
 #: Of one command, all together; a large value not counted.

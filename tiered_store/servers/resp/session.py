@@ -6,29 +6,27 @@ not removed, and nothing is evicted by command.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
-from tiered_store.build.entry import Place
 from tiered_store.errors import PermissionDenied, ProtocolError, StoreError
+from tiered_store.servers.access import Caller, Gate, Grant, Right
 from tiered_store.servers.intake import Intake
-from tiered_store.servers.resp.codec import NULL, OK, RespReader, bulk, error
+from tiered_store.servers.resp.codec import NULL, NULL_3, OK, RespReader, bulk, error
 from tiered_store.servers.resp.values import Values, lifetime, set_options
 from tiered_store.servers.serial import Output
+from tiered_store.servers.sockets import PeerCredentials
 
 __all__ = ["DATABASES", "RespSession", "RespSettings"]
 
 #: As many as Redis has by default.
 DATABASES: Final = 16
 _ids = itertools.count(1)
-#: What a server has to be for its clients to send what we answer: HELLO, CLIENT SETINFO, no RESP3 needed.
+#: The first version that knew HELLO: clients that go by it expect no more than is here.
 _REDIS_VERSION: Final = "6.0.0"
-_UNKNOWN_PROTOCOL: Final = "unsupported protocol version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +35,13 @@ class RespSettings:
 
     Attributes:
         instance: whose keys database 0 is; others are ``<instance>.<number>``.
-        password_sha256: of the password, 64 hex digits; empty: none is needed.
-        read_only: whether nobody may store anything.
+        read_only: whether nobody may store anything, whatever the gate says.
         version: of this program, for INFO.
     """
 
     instance: str = "default"
-    password_sha256: str = ""
     read_only: bool = False
     version: str = ""
-
-    def place(self, database: int) -> Place:
-        """Where the keys of a database are."""
-        return Place("resp", f"{self.instance}.{database}" if database else self.instance)
 
 
 class RespSession:
@@ -57,26 +49,45 @@ class RespSession:
 
     Args:
         cache: where everything is.
+        gate: says what a client may do, by who it is and by its password, which is a token.
         settings: see there.
         output: where answers go.
+        peer: who it is.
     """
 
     greeting = b""
 
-    def __init__(self, cache: BuildCache, settings: RespSettings, output: Output) -> None:
+    def __init__(
+        self, cache: BuildCache, gate: Gate, settings: RespSettings, output: Output, peer: PeerCredentials
+    ) -> None:
+        self._cache = cache
+        self._gate = gate
         self._settings = settings
         self._output = output
-        self._is_known = not settings.password_sha256
+        self._peer = peer
         self._id = next(_ids)
         self._name = b""
-        self._values = Values(cache, settings.place(0))
-        self._cache = cache
-        self.reader = RespReader({b"SET": 2, b"SETEX": 3}, is_trusted=self._is_known)
+        self._null = NULL
+        self._instance = settings.instance
+        self.reader = RespReader({b"SET": 2, b"SETEX": 3})
         self.is_over = False
+        self._enter(gate.of(Caller(peer=peer)))
+
+    def _enter(self, grant: Grant) -> None:
+        """From now on this client may do this."""
+        self._grant = grant
+        place = grant.place("resp", self._instance, Right.READ)
+        self._values = None if place is None else Values(self._cache, place)
+        self._may_store = not self._settings.read_only and grant.place("resp", self._instance, Right.WRITE) is not None
+        self.reader.is_trusted = place is not None
 
     def refusal(self) -> StoreError | None:
         """See ``serial.Session``."""
-        return PermissionDenied("this door is read-only (resp.read_only)") if self._settings.read_only else None
+        if self._may_store:
+            return None
+        if self._settings.read_only:
+            return PermissionDenied("this door is read-only (resp.read_only)")
+        return PermissionDenied(f"{self._grant.name} may not store anything in {self._instance}")
 
     def failure(self, fault: StoreError) -> bytes:
         """See ``serial.Session``."""
@@ -90,7 +101,7 @@ class RespSession:
         """See ``serial.Session``."""
         name = command[0].upper()
         rule = _COMMANDS.get(name)
-        if not self._is_known and name not in _FOR_STRANGERS:
+        if self._values is None and name not in _FOR_STRANGERS:
             reply: bytes | None = error("Authentication required.", "NOAUTH")
         elif rule is None:
             reply = error(f"unknown command '{_shown(command[0])}'")
@@ -102,6 +113,12 @@ class RespSession:
             reply = await rule.answer(self, command, intake)
         if reply:
             self._output.send(reply)
+
+    @property
+    def _here(self) -> Values:
+        """The values of the current database; only asked by commands that a stranger cannot give."""
+        assert self._values is not None
+        return self._values
 
     # -- reading and storing ------------------------------------------------------------------------
 
@@ -121,9 +138,9 @@ class RespSession:
 
     async def _send_value(self, key: bytes) -> bytes | None:
         """The reply with a value; None if it has been sent already."""
-        found = await self._values.get(key)
+        found = await self._here.get(key)
         if found is None:
-            return NULL
+            return self._null
         if isinstance(found.body, bytes):
             return bulk(found.body)
         await self._output.send_file(b"$%d\r\n" % found.body.size, found.body, b"\r\n")
@@ -133,21 +150,21 @@ class RespSession:
         options = set_options(command[3:])
         if isinstance(options, str):
             return error(options)
-        is_stored = await self._values.put(command[1], command[2] if intake is None else intake, options)
-        return OK if is_stored else NULL
+        is_stored = await self._here.put(command[1], command[2] if intake is None else intake, options)
+        return OK if is_stored else self._null
 
     async def _setex(self, command: list[bytes], intake: Intake | None) -> bytes:
         options = lifetime(command[2], 1000)
         if isinstance(options, str):
             return error(options.replace("'set'", "'setex'"))
-        await self._values.put(command[1], command[3] if intake is None else intake, options)
+        await self._here.put(command[1], command[3] if intake is None else intake, options)
         return OK
 
     async def _exists(self, command: list[bytes], _: Intake | None) -> bytes:
-        return b":%d\r\n" % await self._values.count(command[1:])
+        return b":%d\r\n" % await self._here.count(command[1:])
 
     async def _del(self, command: list[bytes], _: Intake | None) -> bytes:
-        return b":%d\r\n" % await self._values.remove(command[1:])
+        return b":%d\r\n" % await self._here.remove(command[1:])
 
     # -- about the connection -----------------------------------------------------------------------
 
@@ -164,30 +181,35 @@ class RespSession:
         number = int(command[1][:9])
         if number >= DATABASES:
             return error("DB index is out of range")
-        self._values = Values(self._cache, self._settings.place(number))
+        self._instance = f"{self._settings.instance}.{number}" if number else self._settings.instance
+        self._enter(self._grant)
         return OK
 
     async def _auth(self, command: list[bytes], _: Intake | None) -> bytes:
         return self._login(command[1:])
 
     def _login(self, words: list[bytes]) -> bytes:
-        """Judge a password, with or without the name of the only user there is."""
-        expected = self._settings.password_sha256
-        if not expected and len(words) == 1:
-            return error("AUTH <password> called without any password configured (resp.password_sha256)")
-        is_user = len(words) == 1 or words[0] == b"default"
-        given = hashlib.sha256(words[-1]).hexdigest()
-        is_right = not expected or hmac.compare_digest(given, expected)
-        if not (is_user and is_right):
+        """Take a password, which is a token; the name of the only user there is may come before it.
+
+        A word that is no token changes nothing: it is as good as none, which may be good enough.
+        """
+        token = words[-1].decode("utf-8", "surrogateescape")
+        grant = self._gate.of(Caller(token, self._peer))
+        is_enough = grant.place("resp", self._instance, Right.READ) is not None
+        if not is_enough or (len(words) > 1 and words[0] != b"default"):
             return error("invalid username-password pair or user is disabled.", "WRONGPASS")
-        self._is_known = self.reader.is_trusted = True
+        self._enter(grant)
         return OK
 
     async def _hello(self, command: list[bytes], _: Intake | None) -> bytes:
-        """RESP2 is all that is spoken: a client that asks for more is told so, and goes on without."""
+        """Who speaks, and in which version. Of version 3 there is as much as can be met here: a null and a map.
+
+        It is there because some clients speak nothing else unless they are told to.
+        """
         words = command[2:]
-        if len(command) > 1 and command[1] != b"2":
-            return error(_UNKNOWN_PROTOCOL, "NOPROTO")
+        version = command[1] if len(command) > 1 else b""
+        if version not in {b"", b"2", b"3"}:
+            return error("unsupported protocol version", "NOPROTO")
         while words:
             option = words[0].upper()
             if option == b"AUTH" and len(words) > 2:
@@ -199,11 +221,22 @@ class RespSession:
                 words = words[2:]
             else:
                 return error(f"syntax error in HELLO option '{_shown(words[0])}'")
-        if not self._is_known:
+        if self._values is None:
             return error("HELLO must be called with the client already authenticated", "NOAUTH")
-        told = {"server": "redis", "version": _REDIS_VERSION, "proto": 2, "id": self._id, "mode": "standalone"}
-        parts = [b":%d\r\n" % it if isinstance(it, int) else bulk(it.encode()) for it in itertools.chain(*told.items())]
-        return b"*%d\r\n" % len(parts) + b"".join(parts)
+        if version:
+            self._null = NULL if version == b"2" else NULL_3
+        is_third = self._null is NULL_3
+        told = {
+            b"server": bulk(b"redis"),
+            b"version": bulk(_REDIS_VERSION.encode()),
+            b"proto": b":3\r\n" if is_third else b":2\r\n",
+            b"id": b":%d\r\n" % self._id,
+            b"mode": bulk(b"standalone"),
+            b"role": bulk(b"master"),
+            b"modules": b"*0\r\n",
+        }
+        head = b"%%%d\r\n" % len(told) if is_third else b"*%d\r\n" % (2 * len(told))
+        return head + b"".join(bulk(name) + value for name, value in told.items())
 
     async def _client(self, command: list[bytes], _: Intake | None) -> bytes:
         what = command[1].upper()

@@ -74,6 +74,10 @@ class Session(Protocol):
         """Why this peer may store nothing; None if it may."""
         ...
 
+    def at_once(self, command: Any) -> bytes | None:
+        """The answer to a command that needs no wait, or None: ask :meth:`answer`. The way of a usual read."""
+        ...
+
     async def answer(self, command: Any, intake: Intake | None) -> None:
         """Answer a command; its large value is in ``intake``. Begins outside a task, see ``aio/eager.py``."""
         ...
@@ -192,7 +196,14 @@ class SerialConnection:
             self._intake = Intake(self._door.cache.spool, event.size, self._session.refusal())
         else:
             self._door.stats.requests += 1
-            self._begin(self._answer(event))
+            try:
+                reply = self._session.at_once(event)
+            except StoreError as error:
+                reply = self._session.failure(error)
+            if reply is not None:
+                self.channel.send(reply)
+            else:
+                self._begin(self._answer(event))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Take the work to its end, or to its first wait; what has to wait is a task."""

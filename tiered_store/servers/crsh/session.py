@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
@@ -23,6 +23,7 @@ from tiered_store.servers.crsh.codec import (
     identity,
     presence,
 )
+from tiered_store.servers.instances import Instances
 from tiered_store.servers.intake import Intake
 from tiered_store.servers.serial import Output
 from tiered_store.servers.sockets import PeerCredentials
@@ -52,6 +53,10 @@ class CrshSettings:
     read_only: bool = False
     stop: Callable[[], None] | None = None
     name: str = "tiered_store"
+    instances: Instances = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "instances", Instances("ccache", read_only=self.read_only))
 
 
 class CrshSession:
@@ -74,14 +79,13 @@ class CrshSession:
         self._settings = settings
         self._output = output
         self._grant = gate.of(Caller(peer=peer))
-        self._readable = self._grant.place("ccache", settings.instance, Right.READ)
-        self._writable = None if settings.read_only else self._grant.place("ccache", settings.instance, Right.WRITE)
+        self._place, self._may_store = settings.instances.of(self._grant, settings.instance)
         self.reader = CrshReader()
         self.is_over = False
 
     def refusal(self) -> StoreError | None:
         """See ``serial.Session``."""
-        return None if self._writable is not None else self._denial()
+        return None if self._may_store else self._denial()
 
     def _denial(self) -> PermissionDenied:
         if self._settings.read_only:
@@ -92,6 +96,14 @@ class CrshSession:
         """See ``serial.Session``."""
         return error(str(fault))
 
+    def at_once(self, command: Request) -> bytes | None:
+        """See ``serial.Session``."""
+        if command.operation is Operation.GET and self._place is not None:
+            hit = self._cache.peek(self._place, name_of(command.key))
+            if hit is not None and isinstance(hit.body, bytes):
+                return found(len(hit.body)) + hit.body
+        return None
+
     async def answer(self, command: Request, intake: Intake | None) -> None:
         """See ``serial.Session``."""
         operation = command.operation
@@ -100,7 +112,7 @@ class CrshSession:
         elif operation is Operation.PUT:
             self._output.send(DONE if await self._put(command, intake) else NOTHING)
         elif operation is Operation.EXISTS:
-            place, name = self._readable, name_of(command.key)
+            place, name = self._place, name_of(command.key)
             entry = None if place is None else await self._cache.head(place, name)
             self._output.send(presence(is_there=entry is not None))
         elif operation is Operation.REMOVE:
@@ -112,7 +124,7 @@ class CrshSession:
             self._stop()
 
     async def _get(self, name: str) -> None:
-        hit = None if self._readable is None else await self._cache.get(self._readable, name)
+        hit = None if self._place is None else await self._cache.get(self._place, name)
         if hit is None:
             self._output.send(NOTHING)
         elif isinstance(hit.body, bytes):
@@ -126,9 +138,9 @@ class CrshSession:
         return await self._cache.put(place, name, staged, overwrite=request.overwrite)
 
     def _place_to_write(self) -> Place:
-        if self._writable is None:
+        if self._place is None or not self._may_store:
             raise self._denial()
-        return self._writable
+        return self._place
 
     def _stop(self) -> None:
         if self._settings.stop is None or not self._grant.may(Right.ADMIN):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
 from tiered_store.errors import PermissionDenied, ProtocolError, StoreError
-from tiered_store.servers.access import Caller, Gate, Grant, Right
+from tiered_store.servers.access import Caller, Gate, Grant
+from tiered_store.servers.instances import Instances
 from tiered_store.servers.intake import Intake
 from tiered_store.servers.resp.codec import NULL, NULL_3, OK, RespReader, bulk, error
 from tiered_store.servers.resp.values import Values, lifetime, set_options
@@ -42,6 +43,10 @@ class RespSettings:
     instance: str = "default"
     read_only: bool = False
     version: str = ""
+    instances: Instances = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "instances", Instances("resp", read_only=self.read_only))
 
 
 class RespSession:
@@ -63,6 +68,7 @@ class RespSession:
         self._cache = cache
         self._gate = gate
         self._settings = settings
+        self._instances = settings.instances
         self._output = output
         self._peer = peer
         self._id = next(_ids)
@@ -76,9 +82,8 @@ class RespSession:
     def _enter(self, grant: Grant) -> None:
         """From now on this client may do this."""
         self._grant = grant
-        place = grant.place("resp", self._instance, Right.READ)
+        place, self._may_store = self._instances.of(grant, self._instance)
         self._values = None if place is None else Values(self._cache, place)
-        self._may_store = not self._settings.read_only and grant.place("resp", self._instance, Right.WRITE) is not None
         self.reader.is_trusted = place is not None
 
     def refusal(self) -> StoreError | None:
@@ -96,6 +101,14 @@ class RespSession:
         if isinstance(fault, PermissionDenied):
             return error(fault.message, "READONLY" if self._settings.read_only else "NOPERM")
         return error(str(fault))
+
+    def at_once(self, command: list[bytes]) -> bytes | None:
+        """See ``serial.Session``."""
+        if len(command) == 2 and command[0].upper() == b"GET" and self._values is not None:
+            found = self._values.peek(command[1])
+            if found is not None and isinstance(found.body, bytes):
+                return bulk(found.body)
+        return None
 
     async def answer(self, command: list[bytes], intake: Intake | None) -> None:
         """See ``serial.Session``."""
@@ -195,8 +208,8 @@ class RespSession:
         """
         token = words[-1].decode("utf-8", "surrogateescape")
         grant = self._gate.of(Caller(token, self._peer))
-        is_enough = grant.place("resp", self._instance, Right.READ) is not None
-        if not is_enough or (len(words) > 1 and words[0] != b"default"):
+        place, _ = self._instances.of(grant, self._instance)
+        if place is None or (len(words) > 1 and words[0] != b"default"):
             return error("invalid username-password pair or user is disabled.", "WRONGPASS")
         self._enter(grant)
         return OK

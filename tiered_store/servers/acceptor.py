@@ -20,8 +20,6 @@ from tiered_store.servers.sockets import PeerCredentials, peer_credentials
 
 __all__ = ["Acceptor", "Admission", "Peer"]
 
-#: Connections taken per wake-up, so that a storm of them does not starve those that are open.
-_ACCEPT_BATCH: Final = 64
 #: How long to stop accepting when the process has no descriptor left.
 _ACCEPT_PAUSE_S: Final = 0.5
 _CHECK_INTERVAL_S: Final = 1.0
@@ -129,19 +127,19 @@ class Acceptor(Generic[P]):
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPT_BATCH):
-            try:
-                sock, _address = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._log.error("cannot accept connections", extra={"error": str(error)})
-                self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
-                return
-            self._welcome(sock)
+        """Take one: the loop calls again while there are more, and those that are connected have their turn between."""
+        try:
+            sock, _address = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._log.error("cannot accept connections", extra={"error": str(error)})
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
+            return
+        self._welcome(sock)
 
     def _accept_again(self) -> None:
         if self._is_accepting:

@@ -58,17 +58,27 @@ class NativeDoor:
             refuse=lambda refusal: encode_error(0, refusal),
             log=_log,
         )
-        #: Begins to accept.
-        self.start = self._acceptor.start
-        #: Stops accepting, lets requests under way finish, then closes every connection.
-        self.drain = self._acceptor.drain
-        #: Forgets a connection that has ended.
-        self.gone = self._acceptor.gone
 
     @property
     def connections(self) -> int:
         """How many are open."""
         return len(self._acceptor)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._acceptor.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, let requests under way finish, then close every connection.
+
+        Returns:
+            whether all of them had finished within ``timeout_s`` seconds.
+        """
+        return await self._acceptor.drain(timeout_s)
+
+    def gone(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._acceptor.gone(connection)
 
     def _welcome(self, sock: socket.socket, peer: PeerCredentials) -> Connection:
         return Connection(sock, self, peer, handlers=HANDLERS, quick=QUICK, opened_at=self._loop.time())

@@ -330,15 +330,26 @@ class SerialDoor:
             refuse=refuse,
             log=self.log,
         )
-        #: Begins to accept.
-        self.start = self._acceptor.start
-        #: Stops accepting, lets commands under way finish, then closes every connection.
-        self.drain = self._acceptor.drain
-        #: Forgets a connection that has ended.
-        self.gone = self._acceptor.gone
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._acceptor)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._acceptor.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, let commands under way finish, then close every connection; see ``Acceptor.drain``."""
+        return await self._acceptor.drain(timeout_s)
+
+    def gone(self, connection: SerialConnection) -> None:
+        """Forget a connection that has ended."""
+        self._acceptor.gone(connection)
 
     def statistics(self) -> dict[str, int]:
         """The door's counters."""
-        self.stats.connections = len(self._acceptor)
+        self.stats.connections = self.connections
         self.stats.refused = self._acceptor.refused
         return self.stats.counters()

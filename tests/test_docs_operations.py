@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tiered_store.stats import CdnStats, DialectStats, OriginStats, StoreStats, TierStats, WriteBackStats
+from tiered_store.stats import CdnStats, DialectStats, DoorStats, OriginStats, StoreStats, TierStats, WriteBackStats
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 
 
-@pytest.mark.parametrize("section", [TierStats, CdnStats, OriginStats, WriteBackStats, DialectStats, StoreStats])
+@pytest.mark.parametrize(
+    "section", [TierStats, CdnStats, OriginStats, WriteBackStats, DialectStats, DoorStats, StoreStats]
+)
 def test_every_counter_is_named(section: type) -> None:
     text = DOCUMENT.read_text()
     names = {field.name for field in fields(section)} - {"origin"}  # a section of its own

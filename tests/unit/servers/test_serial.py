@@ -29,7 +29,7 @@ async def test_replies_keep_the_order_of_the_commands():
         held = it.build.rig.origin.hold("open")
         client = await it.connect()
         await client.say(array("GET", "cold") + array("GET", "here") + array("PING"))
-        await eventually(lambda: held.reached.is_set())
+        await eventually(held.reached.is_set)
         held.open()
         assert [await client.reply() for _ in range(3)] == [None, b"1", "+PONG"]
 
@@ -40,7 +40,7 @@ async def test_a_command_that_waits_holds_nobody_else_up():
         held = it.build.rig.origin.hold("open")
         slow, quick = await it.connect(), await it.connect()
         await slow.say(array("GET", "cold"))
-        await eventually(lambda: held.reached.is_set())
+        await eventually(held.reached.is_set)
         assert await quick.ask("GET", "here") == b"1"
         held.open()
         assert await slow.reply() is None
@@ -103,7 +103,7 @@ class TestGone:
             held = it.build.rig.origin.hold("open")
             client = await it.connect()
             await client.say(array("GET", "cold"))
-            await eventually(lambda: held.reached.is_set())
+            await eventually(held.reached.is_set)
             (connection,) = it.connections
             connection.close()
             await connection.finished()
@@ -137,7 +137,7 @@ class TestTime:
             held = it.build.rig.origin.hold("open")
             client = await it.connect()
             await client.say(array("GET", "cold") + b"*2\r\n")
-            await eventually(lambda: held.reached.is_set())
+            await eventually(held.reached.is_set)
             it.check(1000.0)
             assert it.connections
             held.open()
@@ -159,7 +159,7 @@ class TestDrain:
             held = it.build.rig.origin.hold("put")
             client = await it.connect()
             await client.say(crsh_put(b"v"))
-            await eventually(lambda: held.reached.is_set())
+            await eventually(held.reached.is_set)
             draining = asyncio.create_task(it.door.drain(5.0))
             held.open()
             assert await client.rest() == GREETING + b"\x00"
@@ -182,7 +182,7 @@ class TestDrain:
             held = it.build.rig.origin.hold("open")
             client = await it.connect()
             await client.say(asked(Operation.GET))
-            await eventually(lambda: held.reached.is_set())
+            await eventually(held.reached.is_set)
             assert not await it.door.drain(0.01)
             assert await client.rest() == GREETING
             held.open()

@@ -3,7 +3,7 @@
 Knows no protocol: a codec cuts what comes into commands (``wire.py``), a session knows what they mean and how an answer
 is written. Here is who waits for whom: a command that has to wait is a task, and until it has ended nothing further is
 read of that peer; so replies keep their order, and what one peer can make the daemon hold is one read of its socket,
-one command, and ``LIMITS.write_buffer_bytes`` of replies.
+one command, and of commands that wait and of replies what ``SerialLimits`` says.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ class SerialLimits:
         max_connections: connections at once; one more is refused with a reason.
         idle_timeout_s: how long a peer may ask nothing.
         stall_timeout_s: how long a peer may owe the rest of a command, or not read a reply.
-        write_buffer_bytes: replies of one connection waiting to be read; above it, its commands wait.
+        write_buffer_bytes: replies of one connection waiting to be read; above it, its commands wait,
+        waiting_bytes: so many bytes of them in memory, and the rest in the socket.
     """
 
     max_connections: int = 256
     idle_timeout_s: float = 3600.0
     stall_timeout_s: float = 30.0
     write_buffer_bytes: int = 256 * 1024
+    waiting_bytes: int = 1024 * 1024
 
 
 class Session(Protocol):
@@ -164,8 +166,11 @@ class SerialConnection:
         channel = self.channel
         try:
             for number in range(_PER_TURN):
-                if self._task is not None or channel.is_congested:
+                if self._task is not None:
                     channel.pause()
+                    return
+                if channel.is_congested:
+                    self._let_wait()
                     return
                 if channel.is_closed or self._session.is_over:
                     return
@@ -186,6 +191,13 @@ class SerialConnection:
             channel.uncork()
             self._end_if_over()
         channel.start()
+
+    def _let_wait(self) -> None:
+        """The peer does not read its replies; but it may be one that sends all its commands before it reads any."""
+        if self._reader.waiting_bytes < self._limits.waiting_bytes:
+            self.channel.start()
+        else:
+            self.channel.pause()
 
     def _handle(self, event: Any) -> None:
         kind = type(event)

@@ -1,7 +1,7 @@
 """What the codecs of the small doors have in common: bytes in, one command after the other out, large values in pieces.
 
 No I/O, no clock. A codec is asked for the next thing that is whole; what it keeps is bounded by its own limits and by
-one read of the socket, because nobody feeds it while it has something to give.
+whoever feeds it, who is told how much waits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class Reader(Protocol):
     @property
     def is_midway(self) -> bool:
         """Whether the peer owes the rest of something."""
+        ...
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much has come and was not read yet."""
         ...
 
     def feed(self, data: bytes) -> None:

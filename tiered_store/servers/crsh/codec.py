@@ -91,6 +91,11 @@ class CrshReader:
         """Whether the client owes the rest of a request."""
         return self._put is not None or len(self._buffer) > 0
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much has come and was not read yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Take what one read gave."""
         self._buffer.feed(data)

@@ -70,6 +70,11 @@ class RespReader:
         """Whether the client owes the rest of a command."""
         return self._missing > 0 or len(self._buffer) > 0
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much has come and was not read yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Take what one read gave."""
         self._buffer.feed(data)

@@ -35,7 +35,7 @@ def tool_doors(
         sockets: listening, by the name of their section; owned by the doors from here on.
         stop: what a client's request to stop does, where that is allowed.
     """
-    gate = Gate(access_settings(config, is_open=False))
+    gate = Gate(access_settings(config))
     doors = []
     if cache is not None and "resp" in sockets:
         settings = RespSettings(config.resp.instance, config.resp.read_only, __version__)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clients, crowd, footprint, reads, s3reads, s3writes, uploads
+from benchmarks import ccache, clients, crowd, footprint, reads, s3reads, s3writes, uploads
 from benchmarks.children import orderly_end
 from benchmarks.field import Field, Placement, Scale
 from benchmarks.peers import HTTP, MEMCACHE, REDIS, server_versions
@@ -39,6 +39,7 @@ WORK: dict[str, Callable[[Field], list[Row]]] = {
     "s3_crowd": s3reads.s3_crowd,
     "s3_put_artifact": s3writes.s3_put_artifact,
     "s3_write_back": s3writes.s3_write_back,
+    "ccache_warm": ccache.ccache_warm,
     "import": footprint.importing,
     "memory": footprint.memory,
     "start": footprint.starting,

@@ -18,6 +18,7 @@ from tiered_store.build.cache import BuildLimits
 from tiered_store.servers.access import AccessSettings, Gate
 from tiered_store.servers.crsh.codec import NO_GREETING, Operation
 from tiered_store.servers.crsh.session import CrshSession, CrshSettings
+from tiered_store.servers.instances import Instances
 from tiered_store.servers.resp.codec import bulk, error
 from tiered_store.servers.resp.session import RespSession, RespSettings
 from tiered_store.servers.serial import SerialConnection, SerialDoor, SerialLimits
@@ -134,7 +135,8 @@ async def resp_door(
     """A door that speaks Redis' protocol."""
 
     def make(build: BuildRig) -> Callable[..., RespSession]:
-        return partial(RespSession, build.cache, Gate(access), settings)
+        instances = Instances("resp", read_only=settings.read_only)
+        return partial(RespSession, build.cache, Gate(access), instances, settings)
 
     async with _served("resp", make, lambda refusal: error(str(refusal)), **options) as served:
         yield served
@@ -147,7 +149,8 @@ async def crsh_door(
     """A door that speaks with ccache."""
 
     def make(build: BuildRig) -> Callable[..., CrshSession]:
-        return partial(CrshSession, build.cache, Gate(access), settings)
+        instances = Instances("ccache", read_only=settings.read_only)
+        return partial(CrshSession, build.cache, Gate(access), instances, settings)
 
     async with _served("crsh", make, lambda _: NO_GREETING, **options) as served:
         yield served

@@ -12,6 +12,7 @@ from tiered_store.config.model import Config, ToolDoorSection
 from tiered_store.servers.access import Gate
 from tiered_store.servers.crsh.codec import NO_GREETING
 from tiered_store.servers.crsh.session import CrshSession, CrshSettings
+from tiered_store.servers.instances import Instances
 from tiered_store.servers.resp.codec import error
 from tiered_store.servers.resp.session import RespSession, RespSettings
 from tiered_store.servers.serial import SerialDoor, SerialLimits
@@ -45,7 +46,7 @@ def tool_doors(
                 cache,
                 sockets["resp"],
                 limits=serial_limits(config, config.resp),
-                session=partial(RespSession, cache, gate, settings),
+                session=partial(RespSession, cache, gate, Instances("resp", read_only=settings.read_only), settings),
                 refuse=lambda refusal: error(str(refusal)),
             )
         )
@@ -58,7 +59,7 @@ def tool_doors(
                 cache,
                 sockets["crsh"],
                 limits=serial_limits(config, config.crsh),
-                session=partial(CrshSession, cache, gate, crsh),
+                session=partial(CrshSession, cache, gate, Instances("ccache", read_only=crsh.read_only), crsh),
                 refuse=lambda _: NO_GREETING,
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
@@ -53,10 +53,6 @@ class CrshSettings:
     read_only: bool = False
     stop: Callable[[], None] | None = None
     name: str = "tiered_store"
-    instances: Instances = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "instances", Instances("ccache", read_only=self.read_only))
 
 
 class CrshSession:
@@ -65,6 +61,7 @@ class CrshSession:
     Args:
         cache: where everything is.
         gate: says what a client may do, by who it is.
+        instances: what that comes to, for the instances of this dialect.
         settings: see there.
         output: where answers go.
         peer: who it is.
@@ -73,13 +70,19 @@ class CrshSession:
     greeting = GREETING
 
     def __init__(
-        self, cache: BuildCache, gate: Gate, settings: CrshSettings, output: Output, peer: PeerCredentials
+        self,
+        cache: BuildCache,
+        gate: Gate,
+        instances: Instances,
+        settings: CrshSettings,
+        output: Output,
+        peer: PeerCredentials,
     ) -> None:
         self._cache = cache
         self._settings = settings
         self._output = output
         self._grant = gate.of(Caller(peer=peer))
-        self._place, self._may_store = settings.instances.of(self._grant, settings.instance)
+        self._place, self._may_store = instances.of(self._grant, settings.instance)
         self.reader = CrshReader()
         self.is_over = False
 

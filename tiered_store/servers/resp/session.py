@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
@@ -43,10 +43,6 @@ class RespSettings:
     instance: str = "default"
     read_only: bool = False
     version: str = ""
-    instances: Instances = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "instances", Instances("resp", read_only=self.read_only))
 
 
 class RespSession:
@@ -55,6 +51,7 @@ class RespSession:
     Args:
         cache: where everything is.
         gate: says what a client may do, by who it is and by its password, which is a token.
+        instances: what that comes to, for the instances of this dialect.
         settings: see there.
         output: where answers go.
         peer: who it is.
@@ -63,12 +60,18 @@ class RespSession:
     greeting = b""
 
     def __init__(
-        self, cache: BuildCache, gate: Gate, settings: RespSettings, output: Output, peer: PeerCredentials
+        self,
+        cache: BuildCache,
+        gate: Gate,
+        instances: Instances,
+        settings: RespSettings,
+        output: Output,
+        peer: PeerCredentials,
     ) -> None:
         self._cache = cache
         self._gate = gate
         self._settings = settings
-        self._instances = settings.instances
+        self._instances = instances
         self._output = output
         self._peer = peer
         self._id = next(_ids)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clients, crowd, footprint, go, httpreads, reads, s3reads, s3writes, trees, uploads
+from benchmarks import ccache, clients, crowd, footprint, go, httpreads, reads, s3reads, s3writes, trees, uploads
 from benchmarks.children import orderly_end
 from benchmarks.field import Field, Placement, Scale
 from benchmarks.peers import HTTP, MEMCACHE, REDIS, server_versions
@@ -43,6 +43,7 @@ WORK: dict[str, Callable[[Field], list[Row]]] = {
     "s3_write_back": s3writes.s3_write_back,
     "go_build": go.go_build,
     "trees": trees.trees,
+    "ccache_warm": ccache.ccache_warm,
     "import": footprint.importing,
     "memory": footprint.memory,
     "start": footprint.starting,

@@ -15,9 +15,11 @@ from tiered_store.config.defaults import default_paths
 from tiered_store.config.load import load
 from tiered_store.config.model import SECTIONS, Config, PolicyRule
 from tiered_store.servers.limits import NativeLimits
+from tiered_store.servers.serial import SerialLimits
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import DEFAULT_POLICIES
 from tiered_store.wiring.descriptors import DescriptorPlan
+from tiered_store.wiring.doors import serial_limits
 from tiered_store.wiring.settings import native_limits, store_limits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,6 +122,7 @@ def test_the_rooms_own_defaults_are_the_configurations() -> None:
     plan = DescriptorPlan(limit=4096, connections=config.server.max_connections, memory=1, disk=1)
     assert native_limits(config, plan) == NativeLimits()
     assert store_limits(config) == StoreLimits(drain_s=config.server.drain_timeout_s)
+    assert serial_limits(config, config.resp) == serial_limits(config, config.crsh) == SerialLimits()
     everything_else = next(policy for policy in DEFAULT_POLICIES if policy.prefix == "")
     shared = {name: getattr(everything_else, name) for name in PolicyRule.model_fields}
     assert PolicyRule.model_validate(shared) == PolicyRule(prefix="")

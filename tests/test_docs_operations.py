@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tiered_store.stats import CdnStats, DialectStats, HttpStats, OriginStats, StoreStats, TierStats, WriteBackStats
+from tiered_store.stats import (
+    CdnStats,
+    DialectStats,
+    DoorStats,
+    HttpStats,
+    OriginStats,
+    StoreStats,
+    TierStats,
+    WriteBackStats,
+)
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 
 
 @pytest.mark.parametrize(
-    "section", [TierStats, CdnStats, OriginStats, WriteBackStats, DialectStats, HttpStats, StoreStats]
+    "section", [TierStats, CdnStats, OriginStats, WriteBackStats, DialectStats, DoorStats, HttpStats, StoreStats]
 )
 def test_every_counter_is_named(section: type) -> None:
     text = DOCUMENT.read_text()

@@ -17,7 +17,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -32,8 +33,10 @@ from tiered_store.config.providers import said_origin
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import StoreError
 from tiered_store.servers.native import NativeDoor
+from tiered_store.servers.serial import SerialDoor
 from tiered_store.servers.sockets import ListenError, bind_tcp, bind_unix
 from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan, divide_descriptors, raise_descriptor_limit
+from tiered_store.wiring.doors import tool_doors
 from tiered_store.wiring.opening import OpenStore, open_store
 from tiered_store.wiring.settings import native_limits
 
@@ -84,12 +87,14 @@ class Listeners:
     Attributes:
         native: of the native protocol; set by :meth:`listen`.
         http: of the HTTP door, if there is one.
+        tools: of the doors for build tools that have sockets of their own, by the name of their section.
     """
 
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
         self.native: socket.socket
         self.http: list[socket.socket] = []
+        self.tools: dict[str, socket.socket] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +110,9 @@ class Listeners:
             self.http.append(self._unix(http.socket, http.mode, http.group))
         if http.port:
             self.http.append(self._open.enter_context(bind_tcp(http.host, http.port)))
+        for name, tool in (("resp", config.resp), ("crsh", config.crsh)):
+            if tool.socket is not None:
+                self.tools[name] = self._unix(tool.socket, tool.mode, tool.group)
 
     def _unix(self, path: Path, mode: int, group: str) -> socket.socket:
         return self._open.enter_context(bind_unix(path, mode=mode, group=group)).socket
@@ -131,20 +139,25 @@ class _Stop:
         self._reason = ""
         self.listeners = Listeners()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ask, number.name)
+            loop.add_signal_handler(number, self._signalled, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._ignore)
 
     async def wait(self) -> str:
-        """Return the name of the signal, once there was one."""
+        """Return what asked for the stop, once something did: the name of a signal, as a rule."""
         await self._asked.wait()
         return self._reason
 
-    def _ask(self, name: str) -> None:
+    def ask(self, reason: str) -> None:
+        """Ask for an orderly stop, where nobody has yet."""
+        if not self._asked.is_set():
+            self._reason = reason
+            self._asked.set()
+
+    def _signalled(self, name: str) -> None:
         if self._asked.is_set():
             _log.warning("stopping at once", extra={"signal": name})
             leave(self.listeners)
-        self._reason = name
-        self._asked.set()
+        self.ask(name)
 
     def _ignore(self) -> None:
         _log.warning("SIGHUP ignored: settings are read at the start only; restart to change them")
@@ -189,6 +202,7 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
     """Accept clients until a signal comes; whether all of them could be finished in time."""
     config = loaded.config
     counted: dict[str, Callable[[], dict[str, object]]] = {}
+    tools = tool_doors(config, opened.build, stop.listeners.tools, stop=partial(stop.ask, "client"))
     door = NativeDoor(
         opened.store,
         stop.listeners.native,
@@ -197,12 +211,13 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
         allow_gids=frozenset(config.server.allow_gids) or None,
         extra_stats=lambda: {
             **_build_stats(opened),
+            **_door_stats(tools),
             **{name: of() for name, of in counted.items()},
             **_process_stats(),
         },
         name=f"tiered_store {__version__}",
     )
-    doors: list[_Door] = [door]
+    doors: list[_Door] = [door, *tools]
     if stop.listeners.http:
         from tiered_store.wiring.http import start_http  # takes long to import, and most daemons have none
 
@@ -214,6 +229,8 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
     # The loop shares the interpreter with the disk tier's threads; by default it would wait up to 5 ms for its turn.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     door.start()
+    for tool in tools:
+        tool.start()
     _log.info("started", extra={"version": __version__, **_described(loaded, plan, time.monotonic() - began)})
     notify_systemd("READY=1")
     reason = await stop.wait()
@@ -227,6 +244,10 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
 
 def _build_stats(opened: OpenStore) -> dict[str, object]:
     return {} if opened.build is None else {"build": opened.build.counters()}
+
+
+def _door_stats(doors: Sequence[SerialDoor]) -> dict[str, object]:
+    return {"doors": {door.name: door.statistics() for door in doors}} if doors else {}
 
 
 def _process_stats() -> dict[str, object]:
@@ -251,6 +272,8 @@ def _described(loaded: Loaded, plan: DescriptorPlan, took_s: float) -> dict[str,
         "pid": os.getpid(),
         "socket": str(config.server.socket),
         "mode": f"{config.server.mode:04o}",
+        "resp": str(config.resp.socket or "off"),
+        "crsh": str(config.crsh.socket or "off"),
         "http": _said_http(config),
         "origin": said_origin(config),
         "disk": disk,

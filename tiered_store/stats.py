@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["CdnStats", "DialectStats", "HttpStats", "OriginStats", "StoreStats", "TierStats", "WriteBackStats"]
+__all__ = [
+    "CdnStats",
+    "DialectStats",
+    "DoorStats",
+    "HttpStats",
+    "OriginStats",
+    "StoreStats",
+    "TierStats",
+    "WriteBackStats",
+]
 
 
 @dataclass(slots=True)
@@ -98,6 +107,20 @@ class DialectStats:
     damaged: int = 0  # entries and contents that were found damaged, and dropped
     puts: int = 0  # writes that were stored
     refused: int = 0  # writes that were not: too large, no room, no right to
+
+
+@dataclass(slots=True)
+class DoorStats:
+    """What went through one of the small doors; what came of it is counted by dialect."""
+
+    connections: int = 0  # peers that are connected now
+    refused: int = 0  # peers that were not let in
+    requests: int = 0  # commands that were understood
+    malformed: int = 0  # connections that were ended because of what came through them
+
+    def counters(self) -> dict[str, int]:
+        """As plain data, for `stats`."""
+        return asdict(self)
 
 
 @dataclass(slots=True)

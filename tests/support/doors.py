@@ -129,11 +129,11 @@ class Served:
 
     async def connect(self, *, hello: bool = True) -> Peer:
         """A new peer."""
-        before = set(self.door._connections)
+        before = set(self.door._acceptor._peers)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.connect(self.path)
         sock.setblocking(False)
-        (connection,) = await eventually(lambda: set(self.door._connections) - before)
+        (connection,) = await eventually(lambda: set(self.door._acceptor._peers) - before)
         peer = Peer(sock, connection)
         self.peers.append(peer)
         if hello:

@@ -29,13 +29,14 @@ from tiered_store.config.s3values import (
     Word,
 )
 from tiered_store.config.section import Section
-from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Mode, Seconds
+from tiered_store.config.values import AbsolutePath, ByteSize, Ids, Instance, Mode, OptionalPath, Seconds
 
 __all__ = [
     "SECTIONS",
     "BuildSection",
     "CdnSection",
     "Config",
+    "CrshSection",
     "DiskSection",
     "FillsSection",
     "LimitsSection",
@@ -43,9 +44,11 @@ __all__ = [
     "MemorySection",
     "OriginSection",
     "PolicyRule",
+    "RespSection",
     "S3Section",
     "Section",
     "ServerSection",
+    "ToolDoorSection",
     "WriteBackSection",
     "is_private",
     "takes_text",
@@ -171,6 +174,28 @@ class BuildSection(Section):
     instances: InstanceRules = ()
 
 
+class ToolDoorSection(Section):
+    """What the sockets have in common that build tools connect to; no socket where ``socket`` is not said."""
+
+    socket: OptionalPath = None
+    mode: Mode = 0o600
+    group: str = ""
+    instance: Instance = "default"
+    read_only: bool = False
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 256
+    idle_timeout_s: Annotated[Seconds, Field(gt=0)] = 3600.0
+
+
+class RespSection(ToolDoorSection):
+    """The socket that speaks Redis' protocol."""
+
+
+class CrshSection(ToolDoorSection):
+    """The socket that speaks with ccache 4.13 and later."""
+
+    allow_stop: bool = False
+
+
 class LimitsSection(Section):
     """What one request may bring."""
 
@@ -212,6 +237,8 @@ class Config(Section):
     fills: FillsSection
     write_back: WriteBackSection
     build: BuildSection
+    resp: RespSection
+    crsh: CrshSection
     limits: LimitsSection
     policies: tuple[PolicyRule, ...]
     access: AccessSection
@@ -230,6 +257,8 @@ SECTIONS: dict[str, type[Section]] = {
     "fills": FillsSection,
     "write_back": WriteBackSection,
     "build": BuildSection,
+    "resp": RespSection,
+    "crsh": CrshSection,
     "limits": LimitsSection,
     "access": AccessSection,
     "log": LogSection,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tiered_store.config.httpmodel import HttpSection
-from tiered_store.config.model import Config, ServerSection
+from tiered_store.config.model import Config, ServerSection, ToolDoorSection
 from tiered_store.config.places import obstacle
 
 __all__ = ["SOCKET_PATH_MAX_BYTES", "check_sockets"]
@@ -26,7 +26,12 @@ _GID_MAX = 2**32 - 2
 def check_sockets(config: Config) -> Iterator[tuple[str, str]]:
     """What is wrong with the sockets: pairs of a setting and a message."""
     taken: dict[Path, str] = {}
-    sections: dict[str, ServerSection | HttpSection] = {"server": config.server, "http": config.http}
+    sections: dict[str, ServerSection | HttpSection | ToolDoorSection] = {
+        "server": config.server,
+        "http": config.http,
+        "resp": config.resp,
+        "crsh": config.crsh,
+    }
     for name, section in sections.items():
         path = section.socket
         if path is None:
@@ -37,6 +42,8 @@ def check_sockets(config: Config) -> Iterator[tuple[str, str]]:
         yield from _check_path(f"{name}.socket", path)
         if section.group:
             yield from _check_group(f"{name}.group", section.group)
+        if isinstance(section, ToolDoorSection) and not config.build.enabled:
+            yield f"{name}.socket", "needs the build cache; set build.enabled, or remove the socket"
 
 
 def _check_path(setting: str, path: Path) -> Iterator[tuple[str, str]]:

@@ -18,16 +18,20 @@ __all__ = [
     "AbsolutePath",
     "ByteSize",
     "Ids",
+    "Instance",
     "Mode",
     "OptionalPath",
     "Seconds",
     "parse_ids",
+    "parse_instance",
     "parse_mode",
     "parse_optional_path",
     "parse_path",
 ]
 
 _MODE = re.compile(r"0?[0-7]{3}\Z")
+#: The name of a build cache's instance (build/entry.py), with room for what a door puts behind it.
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,59}\Z")
 
 
 def parse_path(value: object) -> Path:
@@ -70,6 +74,17 @@ def parse_mode(value: object) -> int:
     return mode
 
 
+def parse_instance(value: object) -> object:
+    """The name of a build cache's instance.
+
+    Raises:
+        ValueError: if it cannot be a part of a key.
+    """
+    if isinstance(value, str) and not _INSTANCE.match(value):
+        raise ValueError(f"must be 1 to 60 of A-Z a-z 0-9 . _ -, a letter or digit first, not {value[:80]!r}")
+    return value
+
+
 def parse_ids(value: object) -> tuple[int, ...]:
     """A list of numeric user or group ids.
 
@@ -87,6 +102,7 @@ def parse_ids(value: object) -> tuple[int, ...]:
 ByteSize = Annotated[int, BeforeValidator(parse_size)]
 AbsolutePath = Annotated[Path, BeforeValidator(parse_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(parse_optional_path)]
+Instance = Annotated[str, BeforeValidator(parse_instance)]
 Mode = Annotated[int, BeforeValidator(parse_mode)]
 Ids = Annotated[tuple[int, ...], BeforeValidator(parse_ids)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -68,7 +68,8 @@ def raise_descriptor_limit() -> int:
 def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     """Divide the process's descriptors.
 
-    256 are kept back, those for the connections to an S3 origin and a cdn, and two for each upload from a journal.
+    256 are kept back, those for the connections to an S3 origin and a cdn, two for each upload from a journal, and two
+    for each connection of the sockets for build tools, where there are such.
     Connections of clients come first, two each, but get at most half of the rest, and those of the HTTP door a quarter
     of it; what they leave goes to the tiers, half to each; an origin in memory, whose large objects are files too, is
     left half of it first. The memory tier takes no more than it could ever fill with objects large enough to be files,
@@ -82,6 +83,9 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
         reserved += config.s3.max_connections
     if config.cdn.base_url:
         reserved += config.cdn.max_connections
+    for door in (config.resp, config.crsh):
+        if door.socket is not None:
+            reserved += _PER_CONNECTION * door.max_connections
     if opens_journal(config):
         reserved += _PER_UPLOAD * config.write_back.uploads_at_once
     usable = limit - reserved

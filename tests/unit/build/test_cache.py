@@ -86,6 +86,47 @@ async def test_what_was_removed_is_gone_and_shared_content_stays():
         assert await build.get(TURBO, "a") == b"x"
 
 
+# ------------------------------------------------------------------------ peek
+
+
+async def test_what_was_hashed_is_seen_without_a_wait():
+    async with build_rig() as build:
+        await build.put(CCACHE, "a", b"x", {"h": "1"})
+        assert build.cache.peek(CCACHE, "a") is None
+        found = await build.cache.get(CCACHE, "a")
+        assert build.cache.peek(CCACHE, "a") == found
+        assert build.stats(CCACHE).hits == 2
+        for place, name in ((CCACHE, "b"), (CCACHE, "no//key"), (TURBO, "a")):
+            assert build.cache.peek(place, name) is None
+        assert build.stats(CCACHE).misses == 0
+
+
+async def test_what_is_damaged_or_gone_is_not():
+    async with build_rig() as build:
+        await build.put(CCACHE, "a", b"content")
+        await build.get(CCACHE, "a")
+        await build.put(CCACHE, "a", b"other")
+        assert build.cache.peek(CCACHE, "a") is None
+        assert await build.get(CCACHE, "a") == b"other"
+        damage_in_memory(build, b"other", wrong=b"oTher")
+        assert build.cache.peek(CCACHE, "a") is None
+        await build.cache.remove(CCACHE, "a")
+        assert build.cache.peek(CCACHE, "a") is None
+
+
+async def test_a_peek_from_quarantine_leaves_what_everybody_sees_to_a_read():
+    writer = Place("ccache", "main", "pr-7")
+    async with build_rig() as build:
+        await build.put(CCACHE, "a", b"good")
+        await build.get(CCACHE, "a")
+        assert build.cache.peek(writer, "a") is None
+        await build.put(writer, "a", b"evil")
+        await build.get(writer, "a")
+        found = build.cache.peek(writer, "a")
+        assert found is not None
+        assert found.body == b"evil"
+
+
 # ------------------------------------------------------------------ quarantine
 
 

@@ -33,7 +33,7 @@ def test_a_file_is_flattened(tmp_path: Path) -> None:
         (
             "[zzz]\n",
             "zzz",
-            "unknown section; known are access, build, cdn, disk, fills, ",
+            "unknown section; known are access, build, cdn, crsh, disk, fills, ",
         ),
         ("[metrics]\nport = 1", "metrics", "is not supported by this version; remove it"),
         ("[cdn]\nbase = 'x'", "cdn.base", "unknown setting; did you mean 'base_url'?"),

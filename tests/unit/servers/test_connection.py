@@ -357,7 +357,7 @@ class TestReading:
             connection = Connection(
                 refusing, it.door, me, handlers=HANDLERS, quick=QUICK, opened_at=it.door._loop.time()
             )
-            it.door._connections.add(connection)
+            it.door._acceptor._peers.add(connection)
             peer = Peer(theirs, connection)
             it.peers.append(peer)
             await peer.send(encode_hello("x"))

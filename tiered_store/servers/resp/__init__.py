@@ -1,0 +1,1 @@
+"""The Redis door: as much of RESP2 as caches use."""

@@ -134,6 +134,8 @@ class Steps:
     def __init__(self, directory: Path) -> None:
         self._ran, self._reached, self._go = (directory / name for name in ("ran", "reached", "go"))
         self._go_fd: int | None = None
+        for earlier in (self._ran, self._reached, self._go):
+            earlier.unlink(missing_ok=True)
         prologue = f"""#!/bin/sh
 set -e
 is_counted() {{ for word; do if [ "$word" = -E ]; then return 1; fi; done; for word; do if [ "$word" = "$kind" ]; then return 0; fi; done; return 1; }}
@@ -193,7 +195,7 @@ class Project(ABC):
     """A few files that one tool builds in a few steps, each of which a remote cache can spare it.
 
     Args:
-        home: an empty directory of its own.
+        home: a directory of its own.
         endpoint: the cache.
         shared: a directory of all its projects, for what its programs unpack and for servers that go on.
 
@@ -201,21 +203,22 @@ class Project(ABC):
         steps: how often they ran is what a hit spares.
         tool: its name.
         count: how many steps a whole build has.
+        stays: whether all projects are one, at ``shared``, so that a server which belongs to a directory need not be
+            started for each.
         needs_a_daemon: when its build fails because nobody listens where its cache should be: ``"at its start"``,
             ``"always"``, or empty.
     """
 
     tool: ClassVar[str]
     count: ClassVar[int] = 2
+    stays: ClassVar[bool] = False
     needs_a_daemon: ClassVar[str] = ""
 
     def __init__(self, home: Path, endpoint: Endpoint, shared: Path) -> None:
-        home.mkdir()
         self.home, self.endpoint, self.shared = home, endpoint, shared
         self.tree = home / "tree"
-        (home / "tmp").mkdir()
-        (home / "bin").mkdir()
-        self.tree.mkdir()
+        for directory in (home, home / "tmp", home / "bin", self.tree):
+            directory.mkdir(exist_ok=True)
         self.steps = Steps(home / "bin")
         self.environment = bare_environment(home)
 
@@ -256,10 +259,20 @@ class Project(ABC):
     def change(self) -> None:
         """Change the sources, so that no cache can know what is made of them."""
 
+    def prepare(self) -> None:
+        """Make the tool ready for a build."""
+
     def build(self) -> Build:
         """Build everything."""
-        with self.running(self.command()) as run:
+        with self.building() as run:
             return run.finish()
+
+    @contextmanager
+    def building(self) -> Iterator[Run]:
+        """A build that goes on while the block runs."""
+        self.prepare()
+        with self.running(self.command()) as run:
+            yield run
 
     def run(self, *command: str | Path) -> Build:
         """Run a program of the tool's to its end."""

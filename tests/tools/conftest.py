@@ -66,7 +66,8 @@ def project_factory(home: Path, shared_directory: Callable[[type[Project]], Path
     made: list[Project] = []
 
     def make(kind: type[Project], endpoint: Endpoint) -> Project:
-        made.append(kind(home / f"project-{len(made)}", endpoint, shared_directory(kind)))
+        shared = shared_directory(kind)
+        made.append(kind(shared if kind.stays else home / f"project-{len(made)}", endpoint, shared))
         return made[-1]
 
     try:

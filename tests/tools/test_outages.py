@@ -89,7 +89,7 @@ def test_the_daemon_is_killed_while_a_step_runs(
     cache: Cache, project_factory: ProjectFactory, kind: type[Project]
 ) -> None:
     project = project_factory(kind, cache.endpoint)
-    with project.steps.held() as gate, project.running(project.command()) as run:
+    with project.steps.held() as gate, project.building() as run:
         gate.wait(run)
         cache.kill()
         gate.open()

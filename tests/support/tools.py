@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import IO, ClassVar
 
 from scripts.tools import NODE_MODULES, PYTHON_PROGRAMS
@@ -58,12 +59,18 @@ class Endpoint:
     """Where a daemon's HTTP door is.
 
     Attributes:
-        url: ``http://127.0.0.1:<port>``.
-        socket: the same door on a unix socket.
+        port: of the loopback.
+        token: who presents it there may write.
+        socket: the same door on a unix socket, where this user may write without a token.
     """
 
-    url: str
-    socket: Path | None = None
+    port: int
+    token: str
+    socket: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def place(self, dialect: str) -> str:
         """The address of a dialect's instance that the tests use."""
@@ -126,9 +133,9 @@ class Steps:
     """The programs that builds run; each run is counted.
 
     Attributes:
-        make: ``make SOURCE OUTPUT`` writes the source, random bytes and the digest of both, so that no two runs make the
-            same and damage shows.
-        compiler: gcc.
+        make: ``make SOURCE OUTPUT`` writes the source, random bytes and the digest of both, so that no two runs make
+            the same and damage shows.
+        compiler: gcc, of whose runs only those that compile are counted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -137,27 +144,29 @@ class Steps:
         for earlier in (self._ran, self._reached, self._go):
             earlier.unlink(missing_ok=True)
         prologue = f"""#!/bin/sh
-set -e
-is_counted() {{ for word; do if [ "$word" = -E ]; then return 1; fi; done; for word; do if [ "$word" = "$kind" ]; then return 0; fi; done; return 1; }}
-count() {{
-    echo "$*" >>{self._ran}
-    if [ -p {self._reached} ]; then echo "$*" >{self._reached}; read -r _ <{self._go}; fi
-}}
-"""
-        self.make = self._script(
-            directory / "make",
-            f'{prologue}count "$@"\nmkdir -p "$(dirname "$2")"\n'
-            f'{{ cat "$1"; head -c {_RANDOM_BYTES} /dev/urandom; }} >"$2"\n'
-            'digest=$(sha256sum <"$2"); printf "%.64s" "$digest" >>"$2"\n',
-        )
-        gcc = found("gcc")
-        self.compiler = self._script(
-            directory / "cc", f'{prologue}kind=-c\nif is_counted "$@"; then count "$@"; fi\nexec {gcc} "$@"\n'
-        )
+            set -e
+            step() {{
+                echo "$*" >>{self._ran}
+                if [ -p {self._reached} ]; then echo "$*" >{self._reached}; read -r _ <{self._go}; fi
+            }}
+            """
+        make = f"""
+            step "$@"
+            mkdir -p "$(dirname "$2")"
+            {{ cat "$1"; head -c {_RANDOM_BYTES} /dev/urandom; }} >"$2"
+            digest=$(sha256sum <"$2")
+            printf '%.{_DIGEST_CHARACTERS}s' "$digest" >>"$2"
+            """
+        compiler = f"""
+            case " $* " in *" -E "*) ;; *" -c "*) step "$@" ;; esac
+            exec {found("gcc")} "$@"
+            """
+        self.make = self._script(directory / "make", prologue + make)
+        self.compiler = self._script(directory / "cc", prologue + compiler)
 
     @staticmethod
     def _script(path: Path, text: str) -> Path:
-        path.write_text(text)
+        path.write_text(dedent(text))
         path.chmod(0o700)
         return path
 
@@ -252,14 +261,15 @@ class Project(ABC):
         """End what the tool left running for this project."""
         self.steps.close()
 
-    @classmethod
+    @classmethod  # noqa: B027 - most tools leave nothing
     def end(cls, shared: Path) -> None:
         """End what the tool left running for all projects that shared this directory."""
 
+    @abstractmethod
     def change(self) -> None:
         """Change the sources, so that no cache can know what is made of them."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most tools are ready
         """Make the tool ready for a build."""
 
     def build(self) -> Build:

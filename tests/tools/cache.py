@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tiered_store.servers.credentials import hash_of, new_token
+
 from tests.support.daemon import RunningDaemon
 from tests.support.servers import free_port
 from tests.support.tools import Endpoint
@@ -30,10 +32,14 @@ class Cache:
     def __init__(
         self, start: Callable[..., RunningDaemon], directory: Path, config: Mapping[str, Any] | None = None
     ) -> None:
-        port = free_port()
-        self.endpoint = Endpoint(f"http://127.0.0.1:{port}", directory / "h.sock")
+        token = new_token()
+        self.endpoint = Endpoint(free_port(), token, directory / "h.sock")
         self._start, self._directory = start, directory
-        self._config = _door(port, directory / "h.sock") | dict(config or {})
+        self._config = {
+            "http": {"port": self.endpoint.port, "socket": str(self.endpoint.socket)},
+            "access": {"tokens": [{"name": "ci", "hash": f"sha256:{hash_of(token)}", "role": "write"}]},
+            **(config or {}),
+        }
         self.daemon = start(self._config, directory=directory)
 
     @property

@@ -65,7 +65,7 @@ class Ccache(_Compiled):
         }
 
     def storage(self) -> str:
-        return f"{self.endpoint.place('ccache')}|layout={self.layout}"
+        return f"{self.endpoint.place('ccache')}|layout={self.layout}|bearer-token={self.endpoint.token}"
 
     def prepare(self) -> None:
         self.run(self.launcher, "--zero-stats")
@@ -108,7 +108,11 @@ class Sccache(_Compiled):
         self._server: subprocess.Popen[bytes] | None = None
 
     def storage(self) -> dict[str, str]:
-        return {"SCCACHE_WEBDAV_ENDPOINT": self.endpoint.url, "SCCACHE_WEBDAV_KEY_PREFIX": "/sccache/tests"}
+        return {
+            "SCCACHE_WEBDAV_ENDPOINT": self.endpoint.url,
+            "SCCACHE_WEBDAV_KEY_PREFIX": "/sccache/tests",
+            "SCCACHE_WEBDAV_TOKEN": self.endpoint.token,
+        }
 
     def prepare(self) -> None:
         """Start its server, which does not go to the background, so that it ends when the tests do."""
@@ -147,17 +151,14 @@ class Sccache(_Compiled):
 
 
 class SccacheS3(Sccache):
-    """sccache with its S3 client; the bucket is the instance."""
+    """sccache with its S3 client; the bucket is the instance, the access key the token."""
 
     def storage(self) -> dict[str, str]:
         return {
             "SCCACHE_BUCKET": "tests",
-            "SCCACHE_ENDPOINT": f"{self.endpoint.url}/sccache",
+            "SCCACHE_ENDPOINT": f"{self.endpoint.url}/s3",
             "SCCACHE_REGION": "us-east-1",
             "SCCACHE_S3_USE_SSL": "false",
-            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_ACCESS_KEY_ID": self.endpoint.token,
             "AWS_SECRET_ACCESS_KEY": "any",
         }
-
-
-

@@ -21,8 +21,8 @@ class _Workspace(Project):
         for name in self.names:
             package = self.tree / "packages" / name
             package.mkdir(parents=True)
-            script = f"{self.steps.make} seed dist/out"
-            self.write(f"packages/{name}/package.json", {"name": name, "version": "1.0.0", "scripts": {"build": script}})
+            scripts = {"build": f"{self.steps.make} seed dist/out"}
+            self.write(f"packages/{name}/package.json", {"name": name, "version": "1.0.0", "scripts": scripts})
         self.change()
 
     def write(self, name: str, content: object) -> None:
@@ -48,17 +48,19 @@ class Turbo(_Workspace):
     """Turborepo."""
 
     tool = "turbo"
-    remote_cache: dict[str, object] = {}
+    is_signed = False
 
     def __init__(self, home: Path, endpoint: Endpoint, shared: Path) -> None:
         super().__init__(home, endpoint, shared)
         package = {"name": "w", "private": True, "packageManager": "npm@11.0.0", "workspaces": ["packages/*"]}
         self.write("package.json", package)
         self.write("package-lock.json", {"lockfileVersion": 3, "packages": {}})
-        self.write("turbo.json", {"tasks": {"build": {"outputs": ["dist/**"]}}, "remoteCache": self.remote_cache})
+        self.write(
+            "turbo.json", {"tasks": {"build": {"outputs": ["dist/**"]}}, "remoteCache": {"signature": self.is_signed}}
+        )
         self.environment |= {
             "TURBO_API": endpoint.place("turbo"),
-            "TURBO_TOKEN": "any",
+            "TURBO_TOKEN": endpoint.token,
             "TURBO_TEAM": "team",
             "TURBO_TELEMETRY_DISABLED": "1",
             "DO_NOT_TRACK": "1",
@@ -74,7 +76,7 @@ class Turbo(_Workspace):
 class SignedTurbo(Turbo):
     """Turborepo that signs what it stores and looks at the signature of what it gets."""
 
-    remote_cache = {"signature": True}
+    is_signed = True
 
     def __init__(self, home: Path, endpoint: Endpoint, shared: Path) -> None:
         super().__init__(home, endpoint, shared)
@@ -100,7 +102,7 @@ class Nx(_Workspace):
             "NX_NO_CLOUD": "true",
             "NX_NATIVE_FILE_CACHE_DIRECTORY": str(home / "nx"),
             "NX_SELF_HOSTED_REMOTE_CACHE_SERVER": endpoint.place("nx"),
-            "NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN": "any",
+            "NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN": endpoint.token,
         }
 
     def command(self) -> Sequence[str | Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -22,14 +23,7 @@ class Bazel(Project):
 
     def __init__(self, home: Path, endpoint: Endpoint, shared: Path) -> None:
         super().__init__(home, endpoint, shared)
-        self._bazel = [
-            found(_BAZEL),
-            f"--output_user_root={home / 'bazel'}",
-            *(f"--host_jvm_args={option}" for option in _QUICK_START),
-            "--max_idle_secs=120",
-            "--nosystem_rc",
-            "--nohome_rc",
-        ]
+        self._bazel = _bazel(shared)
         (self.tree / "WORKSPACE").touch()
         rules = [("first", "seed"), ("second", "first.out")]
         (self.tree / "BUILD").write_text(
@@ -48,7 +42,8 @@ class Bazel(Project):
         return (self.tree / "seed").read_bytes() if name == "first" else self.outputs()["first"]
 
     def cache(self) -> Sequence[str]:
-        return [f"--remote_cache={self.endpoint.place('bazel')}"]
+        place = self.endpoint.place("bazel").replace("http://", f"http://ci:{self.endpoint.token}@")
+        return [f"--remote_cache={place}"]
 
     def command(self) -> Sequence[str | Path]:
         return [*self._bazel, "build", "--spawn_strategy=local", "--color=no", *self.cache(), "//:all"]
@@ -56,12 +51,9 @@ class Bazel(Project):
     def outputs(self) -> dict[str, bytes]:
         return {path.stem: path.read_bytes() for path in sorted(self.tree.glob("bazel-bin/*.out"))}
 
-    def is_sound(self) -> bool:
-        made = self.outputs()
-        return set(made) == {"first", "second"}
-
     def hits(self, build: Build) -> int:
-        return sum(int(line.split(" remote cache hit")[0].split()[-1]) for line in build.text.splitlines() if " remote cache hit" in line)
+        said = re.search(r"^INFO: \d+ process.*?(\d+) remote cache hit", build.text, re.MULTILINE)
+        return int(said[1]) if said else 0
 
     def forget(self) -> None:
         self.run(*self._bazel, "clean")
@@ -69,9 +61,16 @@ class Bazel(Project):
     @classmethod
     def end(cls, shared: Path) -> None:
         environment = bare_environment(shared)
-        options = [f"--output_user_root={shared / 'bazel'}", "--nosystem_rc", "--nohome_rc"]
-        command = [found(_BAZEL), *options, "shutdown"]
-        subprocess.run(command, env=environment, cwd=shared / "tree", check=True, capture_output=True)
+        subprocess.run(
+            [*_bazel(shared), "shutdown"], env=environment, cwd=shared / "tree", check=True, capture_output=True
+        )
+
+
+def _bazel(shared: Path) -> list[str]:
+    """Bazel with its options of start, which have to be the same for each command: else its server is started anew."""
+    options = [f"--host_jvm_args={option}" for option in _QUICK_START]
+    places = [f"--output_user_root={shared / 'bazel'}", "--nosystem_rc", "--nohome_rc"]
+    return [found(_BAZEL), *places, *options, "--max_idle_secs=120"]
 
 
 class BazelSocket(Bazel):
@@ -98,7 +97,7 @@ class Gradle(Project):
         (self.tree / "settings.gradle").write_text(
             "buildCache { local { enabled = false }; remote(org.gradle.caching.http.HttpBuildCache) {\n"
             f"url = '{endpoint.place('gradle')}/cache/'; push = true\n"
-            "credentials { username = 'any'; password = 'any' } } }\n"
+            f"credentials {{ username = 'ci'; password = '{endpoint.token}' }} }} }}\n"
         )
         task = (
             "task {name} {{ outputs.cacheIf {{ true }}; inputs.file('{name}.seed'); outputs.file('build/{name}.out')\n"
@@ -130,4 +129,5 @@ class Gradle(Project):
     @classmethod
     def end(cls, shared: Path) -> None:
         environment = bare_environment(shared) | {"GRADLE_USER_HOME": str(shared / "gradle"), "TMPDIR": str(shared)}
+        environment["JAVA_OPTS"] = " ".join(_QUICK_START)
         subprocess.run([found("gradle"), "--stop"], env=environment, cwd=shared, check=True, capture_output=True)

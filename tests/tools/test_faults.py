@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,9 +66,7 @@ def test_what_the_origin_has_is_damaged(cache: Cache, project_factory: ProjectFa
 
 
 @each(TOOLS)
-def test_what_the_disk_tier_has_is_damaged(
-    cache: Cache, project_factory: ProjectFactory, kind: type[Project]
-) -> None:
+def test_what_the_disk_tier_has_is_damaged(cache: Cache, project_factory: ProjectFactory, kind: type[Project]) -> None:
     project = project_factory(kind, cache.endpoint)
     assert project.build().is_green
     made = project.outputs()
@@ -102,9 +99,9 @@ def test_the_disk_is_full(
 
 def ask(cache: Cache, method: str, target: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Send one request of one's own."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(cache.endpoint.url.rpartition(":")[2]), timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", cache.endpoint.port, timeout=20)
     try:
-        connection.request(method, target, body)
+        connection.request(method, target, body, {"Authorization": f"Bearer {cache.endpoint.token}"})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

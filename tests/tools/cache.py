@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tiered_store.servers.credentials import hash_of, new_token
-
 from tests.support.daemon import RunningDaemon
 from tests.support.servers import free_port
+from tests.support.tiers import object_files
 from tests.support.tools import Endpoint
+from tiered_store.servers.credentials import hash_of, new_token
 
 __all__ = ["Cache"]
 
@@ -40,7 +40,7 @@ class Cache:
             "access": {"tokens": [{"name": "ci", "hash": f"sha256:{hash_of(token)}", "role": "write"}]},
             **(config or {}),
         }
-        self.daemon = start(self._config, directory=directory)
+        self.daemon = start(self._config, directory=directory, measured=False)
 
     @property
     def origin(self) -> Path:
@@ -58,7 +58,7 @@ class Cache:
     def start(self, **config: Any) -> None:
         """Start it again, with what it left, and further settings."""
         self._config |= config
-        self.daemon = self._start(self._config, directory=self._directory)
+        self.daemon = self._start(self._config, directory=self._directory, measured=False)
 
     def forget_tiers(self) -> None:
         """Remove the disk tier of a daemon that is stopped."""
@@ -75,7 +75,7 @@ class Cache:
 
     def cached_files(self) -> list[Path]:
         """The tools' outputs in the disk tier."""
-        paths = (self.daemon.data_dir / "cache").rglob("*.val")
+        paths = object_files(self.daemon.data_dir / "cache")
         return [path for path in paths if path.stat().st_size >= _CONTENT_MIN_BYTES]
 
 

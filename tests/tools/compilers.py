@@ -15,7 +15,7 @@ from tests.support.tools import Build, Endpoint, Project, found, seed
 
 
 class _Compiled(Project):
-    """Objects of two sources, each with some ten thousand bytes of its own."""
+    """Objects of two sources, each so large, compressed too, that the disk tier has it as a file."""
 
     names = ("a", "b")
 
@@ -26,7 +26,7 @@ class _Compiled(Project):
 
     def change(self) -> None:
         for name in self.names:
-            text = "".join(seed().strip() for _ in range(2000))
+            text = "".join(seed().strip() for _ in range(6000))
             (self.tree / f"{name}.c").write_text(f'const char {name}[] = "{text}";\n')
 
     def command(self) -> Sequence[str | Path]:
@@ -109,8 +109,7 @@ class Sccache(_Compiled):
 
     def storage(self) -> dict[str, str]:
         return {
-            "SCCACHE_WEBDAV_ENDPOINT": self.endpoint.url,
-            "SCCACHE_WEBDAV_KEY_PREFIX": "/sccache/tests",
+            "SCCACHE_WEBDAV_ENDPOINT": self.endpoint.place("sccache"),
             "SCCACHE_WEBDAV_TOKEN": self.endpoint.token,
         }
 

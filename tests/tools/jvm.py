@@ -42,8 +42,8 @@ class Bazel(Project):
         return (self.tree / "seed").read_bytes() if name == "first" else self.outputs()["first"]
 
     def cache(self) -> Sequence[str]:
-        place = self.endpoint.place("bazel").replace("http://", f"http://ci:{self.endpoint.token}@")
-        return [f"--remote_cache={place}"]
+        token = f"--remote_header=Authorization=Bearer {self.endpoint.token}"
+        return [f"--remote_cache={self.endpoint.place('bazel')}", token]
 
     def command(self) -> Sequence[str | Path]:
         return [*self._bazel, "build", "--spawn_strategy=local", "--color=no", *self.cache(), "//:all"]

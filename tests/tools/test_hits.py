@@ -9,7 +9,7 @@ from tests.tools.cache import Cache
 from tests.tools.conftest import ProjectFactory
 from tests.tools.kinds import WAYS, each
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def is_spared(project: Project, made: dict[str, bytes]) -> None:

@@ -19,7 +19,7 @@ from tests.tools.cache import Cache
 from tests.tools.conftest import CacheFactory, ProjectFactory
 from tests.tools.kinds import TOOLS, each
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from tests.tools.jvm import Bazel, BazelSocket, Gradle
 
 #: One way of each tool's: for what does not depend on the way.
 TOOLS: list[type[Project]] = [Ccache, Sccache, Bazel, Turbo, Nx, Gradle]
-#: Those of them that build in less than a second.
-QUICK: list[type[Project]] = [Ccache, Sccache, Turbo]
 #: All of them.
 WAYS = [*TOOLS, CcacheFlat, CcacheBazel, SccacheS3, BazelSocket, SignedTurbo]
 

@@ -174,7 +174,8 @@ async def start_backlog(config: Config, undo: contextlib.AsyncExitStack) -> Back
     except (NotOurs, OSError) as error:
         if not is_used and (isinstance(error, NotOurs) or not has_puts):
             # The default place, with puts of another daemon or origin; or it has none that could be missed.
-            _log.warning("the journal is left alone", extra={"reason": str(error)})
+            event = "puts in a journal are left to others" if has_puts else "the journal is left alone"
+            _log.warning(event, extra={"reason": str(error)})
             await backlog.close()
             return None
         raise OriginUnavailable(f"the journal cannot be used (write_back.path): {error}", retryable=False) from error

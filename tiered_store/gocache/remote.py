@@ -47,6 +47,8 @@ _WAITING_MAX: Final = 16_384
 #: waited for in vain costs the deadline each time.
 _REST_S: Final = 3.0
 _REST_PER_DEADLINE: Final = 4
+#: So many fetches may end by their deadline, while others are answered, before the daemon is held to be the reason.
+_SLOW_ONES: Final = 3
 _PIECE_BYTES: Final = 1024 * 1024
 _UNAVAILABLE: Final = (DaemonUnavailable, DeadlineExceeded, OriginUnavailable, ProtocolError)
 
@@ -97,8 +99,9 @@ class Remote:
         self._is_closing = threading.Event()
         self._reader = reader
         self._writer = writer
-        #: When each fetch under way is overdue, in order. Whoever takes one out answers it.
-        self._due: dict[int, float] = {}
+        #: When each fetch under way is overdue, in order, and how many were fetched when it began. Whoever takes one
+        #: out answers it.
+        self._due: dict[int, tuple[float, int]] = {}
         self._asked: SimpleQueue[tuple[int, str]] = SimpleQueue()
         self._fetchers = 0
         self._waiting: deque[tuple[str, Output]] = deque()
@@ -113,7 +116,7 @@ class Remote:
         if self._rest_s:
             self._found(number, None)
             return
-        self._due[number] = time.monotonic() + self._deadline_s
+        self._due[number] = time.monotonic() + self._deadline_s, self.counters.fetched
         self._asked.put((number, action))
         if self._fetchers < min(_FETCHERS, len(self._due)):
             self._fetchers += self._start(self._fetch_for_ever)
@@ -122,30 +125,35 @@ class Remote:
         """Answer what is overdue with a miss; how many seconds until the next is, or None where nothing is asked."""
         while self._due:
             try:
-                number, due = next(iter(self._due.items()))
+                number, (due, fetched_before) = next(iter(self._due.items()))
             except (StopIteration, RuntimeError):  # a thread has taken it, or changed the table just now
                 continue
             left_s = due - time.monotonic()
             if left_s > 0:
                 return left_s
             if self._due.pop(number, None) is not None:
-                self.counters.unanswered += 1
-                self._leave_alone(_REST_PER_DEADLINE * self._deadline_s, "no answer within the deadline")
+                self._too_late(fetched_before, f"no answer within {self._deadline_s} s")
                 self._found(number, None)
         return None
 
     def _fetch_for_ever(self) -> None:
         while True:
             number, action = self._asked.get()
-            found = self._fetch_quietly(action) if number in self._due and not self._rest_s else None
+            # One that is overdue has been answered, and one behind a failure need not wait for another.
+            found = self._fetch_quietly(number, action) if number in self._due and not self._rest_s else None
             if self._due.pop(number, None) is not None:
                 with contextlib.suppress(OSError):  # nobody reads replies any more, which the reader finds out, too
                     self._found(number, found)
 
-    def _fetch_quietly(self, action: str) -> Output | None:
+    def _fetch_quietly(self, number: int, action: str) -> Output | None:
+        fetched_before = self.counters.fetched
         try:
             return self._fetch(action)
         except NotFound:
+            return None
+        except DeadlineExceeded as error:
+            if number in self._due:  # else that was noticed already
+                self._too_late(fetched_before, str(error))
             return None
         except Exception as error:  # whatever it is, for a build it is a miss
             self._failed(error)
@@ -204,12 +212,16 @@ class Remote:
 
     def _failed(self, error: Exception) -> None:
         """Leave the daemon alone, if the error says something about it and not about the request."""
-        if isinstance(error, DeadlineExceeded):
-            self._leave_alone(_REST_PER_DEADLINE * self._deadline_s, str(error))
-        elif isinstance(error, _UNAVAILABLE):
+        if isinstance(error, _UNAVAILABLE):
             self._leave_alone(_REST_S, str(error))
         else:
             self.counters.fault = str(error)
+
+    def _too_late(self, fetched_before: int, why: str) -> None:
+        """Leave the daemon alone, unless it has answered others meanwhile: then only this one takes long."""
+        self.counters.unanswered += 1
+        if self.counters.fetched == fetched_before or self.counters.unanswered >= _SLOW_ONES:
+            self._leave_alone(_REST_PER_DEADLINE * self._deadline_s, why)
 
     @property
     def _rest_s(self) -> float:

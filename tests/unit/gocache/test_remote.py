@@ -25,19 +25,21 @@ ACTION = "ab" * 32
 
 
 class FakeClient:
-    """A daemon's objects; ``fails`` is raised by every operation, ``shut`` holds every read up."""
+    """A daemon's objects; ``fails`` is raised by every operation, ``open``, when it is cleared, holds operations up."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.fails: Exception | None = None
         self.refuses: set[str] = set()
         self.calls: list[str] = []
+        self.slow: set[str] | None = None
         self.open = threading.Event()
         self.open.set()
 
     def get(self, key: str) -> bytes:
         self.calls.append(key)
-        self.open.wait(30)
+        if self.slow is None or key in self.slow:
+            self.open.wait(30)
         if self.fails is not None:
             raise self.fails
         if key not in self.objects:
@@ -203,6 +205,25 @@ def test_a_daemon_that_is_too_slow_is_left_alone_for_longer(setting: Setting) ->
     setting.client.fails = DeadlineExceeded("too slow")
     assert setting.fetch(ACTION) is None
     assert setting.remote._rest_s > 20.0
+
+
+def test_one_that_takes_long_is_no_reason_to_leave_the_daemon_alone(make: Callable[..., Setting]) -> None:
+    """A large one from a bucket far away, say, while others are answered; several of them are a reason."""
+    setting = make(deadline_s=0.2)
+    setting.store("cd" * 32, SMALL)
+    for number in range(1, 4):
+        setting.client.slow = {PLACE.key(ACTION)}
+        setting.client.open.clear()
+        setting.remote.fetch(number, ACTION)
+        while setting.client.calls.count(PLACE.key(ACTION)) < number:
+            time.sleep(0.001)
+        setting.remote.fetch(100, "cd" * 32)
+        assert setting.answers.get(timeout=30)[1] is not None
+        while setting.remote.expire() is not None:
+            time.sleep(0.001)
+        assert setting.answers.get(timeout=30) == (number, None)
+        assert bool(setting.remote._rest_s) == (number == 3)
+    assert setting.remote.counters.unanswered == 3
 
 
 def test_uploads_name_content_before_its_entry(setting: Setting) -> None:

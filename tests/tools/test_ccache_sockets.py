@@ -11,13 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import daemon_factory
-from tests.fault.conftest import home
 from tests.support.ccache import CcacheBuild, ccache_with
 from tests.support.daemon import RunningDaemon
 from tiered_store import __version__
-
-__all__ = ["daemon_factory", "home"]
 
 pytestmark = pytest.mark.slow
 

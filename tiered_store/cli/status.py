@@ -39,7 +39,8 @@ _OF_ITS_GUARD = (
     "breaker_refused",
     "breaker_open",
 )
-_OF_DIALECTS = ("hits", "misses", "failed", "damaged", "puts", "refused")
+_OF_DOORS: tuple[str, ...] = ("connections", "requests", "refused", "malformed")
+_OF_DIALECTS: tuple[str, ...] = ("hits", "misses", "failed", "damaged", "puts", "refused")
 
 
 @click.command()
@@ -60,10 +61,11 @@ def stats(context: click.Context, json_output: bool) -> None:
     if any(value for name, value in written_back.items() if name != "max_bytes"):
         click.echo(table([["write_back", ""], *([name, _cell(name, value)] for name, value in written_back.items())]))
         click.echo()
-    caches = numbers.get("build")
-    if caches:
-        click.echo(table([["build cache", *_OF_DIALECTS], *_rows(caches, sorted(caches), _OF_DIALECTS)]))
-        click.echo()
+    for title, section, shown in (("build cache", "build", _OF_DIALECTS), ("sockets", "doors", _OF_DOORS)):
+        found = numbers.get(section)
+        if found:
+            click.echo(table([[title, *shown], *_rows(found, sorted(found), shown)]))
+            click.echo()
     for name, value in numbers.items():
         if not isinstance(value, dict):
             click.echo(f"{name:<20} {_cell(name, value)}")

@@ -9,7 +9,7 @@ from click.testing import Result
 
 from tests.unit.cli.conftest import FakeClient
 from tiered_store.errors import DeadlineExceeded
-from tiered_store.stats import CdnStats, DialectStats, OriginStats, WriteBackStats
+from tiered_store.stats import CdnStats, DialectStats, DoorStats, OriginStats, WriteBackStats
 
 Run = Callable[..., Result]
 
@@ -80,3 +80,11 @@ def test_the_dialects_of_the_build_cache_that_were_used_are_shown(
     shown = [line.split() for line in run("stats").stdout.splitlines() if line]
     at = shown.index(["build", "cache", *(field.name for field in fields(DialectStats))])
     assert shown[at + 1 : at + 3] == [["ccache", "7", "0", "0", "0", "1", "0"], ["turbo", "0", "2", "0", "0", "0", "0"]]
+
+
+def test_the_sockets_for_build_tools_are_shown(run: Run, store: type[FakeClient], monkeypatch) -> None:
+    monkeypatch.setattr(store, "stats", lambda self: {"doors": {"resp": asdict(DoorStats(connections=7, malformed=1))}})
+    lines = [line.split() for line in run("stats").stdout.splitlines()]
+    assert ["resp", "7", "0", "0", "1"] in lines
+    (columns,) = [line for line in lines if line[:1] == ["sockets"]]
+    assert set(columns[1:]) == {field.name for field in fields(DoorStats)}

@@ -36,6 +36,7 @@ __all__ = [
 #: Where tools' keys are, and what holds for them where no policy says otherwise. Whatever is behind one was right when
 #: it was written, so that no reader need wait to learn whether another machine has written it anew.
 _ENTRIES = (ENTRY_PREFIX, QUARANTINE_PREFIX)
+_ENTRIES_TTL_S = 600.0
 _ENTRIES_STALE_S = 86_400.0
 
 
@@ -119,7 +120,11 @@ def store_policies(config: Config) -> Policies:
         for rule in config.policies
     ]
     named = {rule.prefix for rule in rules}
-    entries = [Policy(prefix, stale_while_revalidate_s=_ENTRIES_STALE_S) for prefix in _ENTRIES if prefix not in named]
+    entries = [
+        Policy(prefix, ttl_s=_ENTRIES_TTL_S, stale_while_revalidate_s=_ENTRIES_STALE_S)
+        for prefix in _ENTRIES
+        if prefix not in named
+    ]
     return Policies([*rules, *entries])
 
 

@@ -75,6 +75,7 @@ class HttpDoor:
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
+        self._running: set[asyncio.Task[Any] | None] = set()
         self.stats = HttpStats()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -128,7 +129,8 @@ class HttpDoor:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
-        connection = cast("Connection", request.protocol)
+        connection, task = cast("Connection", request.protocol), asyncio.current_task()
+        self._running.add(task)
         connection.began(request)
         began = self._loop.time()
         origins = self._cors_origins
@@ -162,6 +164,7 @@ class HttpDoor:
             return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
         finally:
             connection.ended()
+            self._running.discard(task)
             self.stats.requests += 1
             self._log_slow(request, began)
 
@@ -212,5 +215,8 @@ class HttpDoor:
             await self._all_gone.wait()
         if self._timer is not None:
             self._timer.cancel()
+        left = [task for task in self._running if task is not None]
+        if left:  # cancelled with their connections; what they hold is given back before the store is closed
+            await asyncio.wait(left)
         await self._files.close()
         return is_clean

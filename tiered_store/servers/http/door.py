@@ -34,6 +34,8 @@ __all__ = ["HttpDoor", "Listening"]
 _log = logging.getLogger("tiered_store.http")
 
 _CHECK_INTERVAL_S: Final = 1.0
+#: What a stop waits for threads that read files, and for requests that were cut off.
+_LEAVE_S: Final = 2.0
 #: What a peer may take to agree to the end of a secret connection.
 _CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -216,7 +218,11 @@ class HttpDoor:
         if self._timer is not None:
             self._timer.cancel()
         left = [task for task in self._running if task is not None]
-        if left:  # cancelled with their connections; what they hold is given back before the store is closed
-            await asyncio.wait(left)
-        await self._files.close()
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                if left:  # cancelled with their connections; what they hold is given back before the store is closed
+                    await asyncio.wait(left)
+                await self._files.close()
+        except TimeoutError:  # threads that a disk holds must not hold the stop
+            is_clean = False
         return is_clean

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tiered_store.servers import sockets
-from tiered_store.servers.sockets import ListenError, bind_unix, peer_credentials
+from tiered_store.servers.sockets import ListenError, bind_tcp, bind_unix, peer_credentials
 
 
 @pytest.fixture
@@ -300,3 +300,17 @@ def test_who_is_at_the_other_end(path: Path) -> None:
         with accepted:
             found = peer_credentials(accepted)
     assert (found.pid, found.uid, found.gid) == (os.getpid(), os.getuid(), os.getgid())
+
+
+def test_a_port_is_listened_on_and_taken(path: Path) -> None:
+    with bind_tcp("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"):
+            bind_tcp("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_not_listened_on() -> None:
+    with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1 port 1"):
+        bind_tcp("192.0.2.1", 1)

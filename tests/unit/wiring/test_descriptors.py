@@ -93,3 +93,13 @@ def test_no_limit_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     unlimited = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda _: (unlimited, unlimited))
     assert raise_descriptor_limit() == 2**20
+
+
+def test_the_http_door_has_connections_of_its_own(configured) -> None:
+    door = "[http]\nport = 8080\nopen = true\n"
+    plan = divide_descriptors(65_536, configured(door))
+    assert (plan.http, plan.connections) == (512, 1024)
+    small = divide_descriptors(1024, configured(door))
+    assert (small.http, small.connections) == (96, 96)
+    assert small.memory + small.disk == 1024 - 256 - 2 * (96 + 96)
+    assert divide_descriptors(1024, configured()).http == 0

@@ -34,6 +34,8 @@ __all__ = ["HttpDoor", "Listening"]
 _log = logging.getLogger("tiered_store.http")
 
 _CHECK_INTERVAL_S: Final = 1.0
+#: What a stop waits for threads that read files, and for requests that were cut off.
+_LEAVE_S: Final = 2.0
 #: What a peer may take to agree to the end of a secret connection.
 _CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -75,6 +77,7 @@ class HttpDoor:
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
+        self._running: set[asyncio.Task[Any] | None] = set()
         self.stats = HttpStats()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -128,7 +131,8 @@ class HttpDoor:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
-        connection = cast("Connection", request.protocol)
+        connection, task = cast("Connection", request.protocol), asyncio.current_task()
+        self._running.add(task)
         connection.began(request)
         began = self._loop.time()
         origins = self._cors_origins
@@ -162,6 +166,7 @@ class HttpDoor:
             return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
         finally:
             connection.ended()
+            self._running.discard(task)
             self.stats.requests += 1
             self._log_slow(request, began)
 
@@ -212,5 +217,12 @@ class HttpDoor:
             await self._all_gone.wait()
         if self._timer is not None:
             self._timer.cancel()
-        await self._files.close()
+        left = [task for task in self._running if task is not None]
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                if left:  # cancelled with their connections; what they hold is given back before the store is closed
+                    await asyncio.wait(left)
+                await self._files.close()
+        except TimeoutError:  # threads that a disk holds must not hold the stop
+            is_clean = False
         return is_clean

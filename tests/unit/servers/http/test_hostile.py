@@ -153,11 +153,10 @@ async def test_chunks_that_are_none_leave_nothing(chunk: bytes, tmp_path) -> Non
         assert (await it.ask("GET", "/v1/objects/k")).status == 404
 
 
-@pytest.mark.parametrize("size", [10, 10_000_000])
-@pytest.mark.parametrize("sent", [b"", b"x", LARGE])
+@pytest.mark.parametrize(
+    ("size", "sent"), [(10, b""), (10, b"x"), (10_000_000, b""), (10_000_000, b"x"), (10_000_000, LARGE)]
+)
 async def test_a_body_that_ends_early_leaves_nothing(size: int, sent: bytes, tmp_path) -> None:
-    if len(sent) >= size:
-        pytest.skip("a whole body")
     async with served_http(*API, disk=FakeDisk(tmp_path)) as it:
         _, writer = await asyncio.open_unix_connection(it.path)
         writer.write(PUT + b"Content-Length: %d\r\n\r\n" % size + sent)

@@ -66,7 +66,8 @@ class Misuse(Refusal):
 
 def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {error.strerror}"
     if isinstance(error, IntegrityError) and error.expected and error.actual:
         return f"{error}: expected {error.expected}, found {error.actual}"
     return str(error)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -117,3 +118,12 @@ def test_what_is_no_artifact_key_is_wrong_usage(run: Run, store: Store, key: str
     assert result.exit_code == 2
     assert "is not 'sha256:' and 64 lowercase hex digits" in result.stderr
     assert store.opened == []
+
+
+def test_a_file_of_a_tree_that_cannot_be_read_is_named(run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    result = run("artifact", "put", str(tree))
+    assert (result.exit_code, result.stderr) == (1, f"tiered-store: {tree}/a: Permission denied\n")

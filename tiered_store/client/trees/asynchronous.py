@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,7 +53,8 @@ class AsyncTrees:
         async with entered(Save(path, stat_cache, progress)) as run:
             try:
                 await drive(run.plan, self._perform, run.stop)
-                key = await self.put_artifact(run.manifest(), content_type=TREE_CONTENT_TYPE)
+                manifest = await asyncio.to_thread(run.manifest)
+                key = await self.put_artifact(manifest, content_type=TREE_CONTENT_TYPE)
             except DaemonUnavailable:
                 if not self._is_lenient:
                     raise

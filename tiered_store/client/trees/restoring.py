@@ -15,7 +15,6 @@ from tiered_store.client.trees.linkstore import LinkStore
 from tiered_store.client.trees.manifest import Enter, File, Leave, Link, Record, read_manifest
 from tiered_store.client.trees.place import OpenDirectory, is_right, new_file, put_link, write_file
 from tiered_store.client.trees.steps import (
-    BATCH_BYTES,
     BATCH_DIRECTORIES,
     BATCH_FILES,
     GetInto,
@@ -31,6 +30,8 @@ from tiered_store.objects import INLINE_MAX_BYTES
 __all__ = ["Restoring", "Surveyed", "survey"]
 
 _PIECE_BYTES: Final = 256 * 1024
+#: Of small files in one job: what a daemon that has them in memory answers in one frame.
+_BATCH_BYTES: Final = 512 * 1024
 #: Of a manifest whose records are kept from the first reading to the second: some 80,000 files, in some 40 MiB.
 _KEPT_MAX_BYTES: Final = 8 * 1024 * 1024
 
@@ -136,7 +137,7 @@ class Restoring:
                 directories += not batch or batch[-1][0] is not opened[-1]
                 batch.append((opened[-1], record))
                 size += record.size
-                if len(batch) >= BATCH_FILES or size >= BATCH_BYTES or directories >= BATCH_DIRECTORIES:
+                if len(batch) >= BATCH_FILES or size >= _BATCH_BYTES or directories >= BATCH_DIRECTORIES:
                     yield self._small(batch)
                     batch = []
                     size = directories = 0

@@ -14,13 +14,15 @@ from typing import Final, NamedTuple, TypeAlias
 from tiered_store.client.trees.manifest import Enter, File, Link, ManifestWriter, Record
 from tiered_store.client.trees.scan import Content, FileSeen, Seen, read_content, walk
 from tiered_store.client.trees.statcache import StatCache
-from tiered_store.client.trees.steps import BATCH_BYTES, BATCH_FILES, Exists, Job, PutFile, PutMany, Stop, Work
+from tiered_store.client.trees.steps import BATCH_FILES, Exists, Job, PutFile, PutMany, Stop, Work
 from tiered_store.errors import DaemonUnavailable, IntegrityError, StoreError
 from tiered_store.key import ARTIFACT_PREFIX
 from tiered_store.objects import INLINE_MAX_BYTES
 
 __all__ = ["Saving"]
 
+#: Of files in one job; those of the small ones are held in memory until they are stored.
+_BATCH_BYTES: Final = 4 * 1024 * 1024
 #: Digests remembered as being stored by this save: far more than are under way, in some 10 MiB.
 _MAX_CLAIMS: Final = 65_536
 #: How often a large file that changes between being hashed and being stored is begun again.
@@ -87,7 +89,7 @@ class Saving:
             if isinstance(seen, FileSeen):
                 known.append(self._cache.digest(seen.place, seen.status))
                 size += seen.status.st_size
-            if len(entries) >= BATCH_FILES or size >= BATCH_BYTES:
+            if len(entries) >= BATCH_FILES or size >= _BATCH_BYTES:
                 yield self._job(entries, known)
                 entries, known, size = [], [], 0
         yield self._job(entries, known)

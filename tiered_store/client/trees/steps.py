@@ -16,7 +16,6 @@ from tiered_store.client.targets import OpenTarget
 
 __all__ = [
     "AT_ONCE",
-    "BATCH_BYTES",
     "BATCH_DIRECTORIES",
     "BATCH_FILES",
     "Exists",
@@ -36,9 +35,8 @@ R = TypeVar("R")
 
 #: Jobs under way: two keep one processor busy while another waits for the daemon, more hide the latency of an origin.
 AT_ONCE: Final = 4
-#: Of small files in one job: few enough to be held in memory, many enough that a round trip does not matter.
-BATCH_FILES: Final = 512
-BATCH_BYTES: Final = 4 * 1024 * 1024
+#: In one job: many enough that a round trip does not matter, few enough that a slow origin has them in time.
+BATCH_FILES: Final = 256
 #: Directories that one job of a restore holds open: with all jobs under way far below the usual limit of 1,024.
 BATCH_DIRECTORIES: Final = 64
 

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.origins import open_descriptors
 from tests.support.trees import AsyncDictStore, DictStore, Tree, found, key_of, make
 from tests.unit.client.trees.test_manifest import HOSTILE
 from tiered_store.client.trees import runs
 from tiered_store.client.trees.manifest import HEADER
+from tiered_store.client.trees.steps import AT_ONCE, BATCH_DIRECTORIES, BATCH_FILES
 from tiered_store.errors import IntegrityError, NotFound, StoreError
 from tiered_store.objects import INLINE_MAX_BYTES
 
@@ -225,9 +227,20 @@ class TestRestoring:
     def test_more_directories_than_a_job_holds_open(self, tmp_path: Path) -> None:
         tree: Tree = {b"%04d" % number: {b"f": (b"%d" % number, False)} for number in range(700)}
         make(tmp_path / "many", tree)
-        store = DictStore()
-        store.get_tree(store.put_tree(tmp_path / "many").key, tmp_path / "out")
+        most = [0]
+
+        class Store(DictStore):
+            def get_many(self, keys: Any) -> dict[str, bytes]:
+                most[0] = max(most[0], open_descriptors())
+                return super().get_many(keys)
+
+        store = Store()
+        key = store.put_tree(tmp_path / "many").key
+        before = open_descriptors()
+        store.get_tree(key, tmp_path / "out")
         assert found(tmp_path / "out") == tree
+        # Those of the jobs under way, of the one that is being made, and of the way down to it.
+        assert before < most[0] <= before + (AT_ONCE + 2) * BATCH_DIRECTORIES + 10 < before + 700
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -360,6 +373,17 @@ class TestSaving:
 
         with pytest.raises(IntegrityError):
             Store().put_tree(tmp_path / "in")
+
+    def test_equal_contents_in_jobs_side_by_side_are_stored_and_counted_once(self, tmp_path: Path) -> None:
+        """Both jobs have asked what exists before either has stored anything."""
+        make(tmp_path / "in", {b"%04d" % number: (b"same", False) for number in range(BATCH_FILES + 1)})
+        with runs.Save(tmp_path / "in", None, None) as save:
+            one, other = save.plan.jobs()
+            for job in (one, other):
+                job.send(next(job).run())  # type: ignore[union-attr]
+            nowhere = {key_of(b"same"): False}
+            assert one.send(nowhere).items == {key_of(b"same"): b"same"}  # type: ignore[union-attr]
+            assert other.send(nowhere).items == {}  # type: ignore[union-attr]
 
     def test_what_cannot_be_written_down_is_said(self, tmp_path: Path) -> None:
         deep = tmp_path / "in"

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 from typing import IO, ClassVar
 
 from scripts.tools import NODE_MODULES, PYTHON_PROGRAMS
@@ -166,7 +165,7 @@ class Steps:
 
     @staticmethod
     def _script(path: Path, text: str) -> Path:
-        path.write_text(dedent(text))
+        path.write_text(text)
         path.chmod(0o700)
         return path
 

@@ -12,7 +12,7 @@ from tests.support.tools import Build, Endpoint, Project, bare_environment, foun
 
 _BAZEL = "bazel-2.1.0-linux-x86_64"
 #: These programs are young when they end: the better compiler of the Java machine would cost more than it gains.
-_QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+_QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData")
 
 
 class Bazel(Project):

@@ -14,6 +14,7 @@ from tests.support.mounts import Mounts, fill_up
 from tests.support.tools import Project
 from tests.tools.cache import Cache, cut, flip
 from tests.tools.conftest import CacheFactory, ProjectFactory
+from tests.tools.javascript import Nx, Turbo
 from tests.tools.jvm import Bazel
 from tests.tools.kinds import TOOLS, each
 
@@ -79,6 +80,23 @@ def test_what_the_disk_tier_has_is_damaged(cache: Cache, project_factory: Projec
         cache.start()
         rebuild(project, hits=project.count, after=f"damages {number}")  # the origin has it
         assert project.outputs() == made
+
+
+@each([Turbo, Nx])
+def test_a_file_is_damaged_that_was_sound_when_it_was_read_before(
+    cache_factory: CacheFactory, project_factory: ProjectFactory, kind: type[Project]
+) -> None:
+    """These two restore whatever they are sent, so that nobody but the daemon would notice."""
+    cache = cache_factory({"memory": {"max_bytes": 1 << 20}})  # takes none of the outputs: they come from the disk tier
+    project = project_factory(kind, cache.endpoint)
+    assert project.build().is_green
+    made = project.outputs()
+    rebuild(project, hits=project.count, after="nothing")
+    assert len(cache.cached_files()) >= project.count
+    damage(cache.cached_files(), [flip])
+    rebuild(project, hits=project.count, after="a bit that flipped")  # the origin has it
+    assert cache.daemon.client().stats()["corrupt"] == project.count
+    assert project.outputs() == made
 
 
 @each(TOOLS)

@@ -10,25 +10,21 @@ Knows no protocol of any tool. Invariant: what a read gives has been hashed in t
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from tiered_store.aio.eager import Finished, begin
 from tiered_store.aio.offload import Offload
-from tiered_store.aio.tasks import TaskSet
 from tiered_store.aio.together import all_true
+from tiered_store.build.deadlines import Deadlines
 from tiered_store.build.decoding import Decoder
 from tiered_store.build.entry import ENTRY_MAX_BYTES, Place, ToolEntry, encode_entry
 from tiered_store.build.verification import Verification
 from tiered_store.errors import (
-    DaemonUnavailable,
-    DeadlineExceeded,
     IntegrityError,
     InvalidKey,
     NotFound,
@@ -59,10 +55,6 @@ _MAX_DIALECTS: Final = 32
 _QUESTIONS_AT_ONCE: Final = 32
 #: Fewer bytes are parsed in less time than a hop to a thread takes.
 _PARSE_HERE_BYTES: Final = 4096
-#: Reads that go on beyond their time.
-_LATE_AT_ONCE: Final = 64
-#: Between two lines in the log about reads that failed, in seconds.
-_REPEAT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +109,15 @@ class BuildCache:
     ) -> None:
         self._store = store
         self._limits = limits
-        self._clock = clock
         self._offload = offload
         self._verification = Verification(offload)
         self._stats: dict[str, DialectStats] = {}
-        self._said_at = float("-inf")
         self._decoder = Decoder()
-        self._reads = TaskSet("a read of the build cache")
-        self._writes = TaskSet("a write to the build cache")
-        self._late = 0
+        self._deadlines = Deadlines(limits.read_timeout_s, limits.write_timeout_s, clock)
 
     async def close(self) -> None:
         """End the reads that still run, and the writes that nobody waits for; before the store is closed."""
-        await self._reads.cancel()
-        await self._writes.cancel()
+        await self._deadlines.close()
 
     # ------------------------------------------------------------------ reads
 
@@ -140,7 +127,7 @@ class BuildCache:
         A writer in quarantine sees what is its own first, and then what everybody sees.
         """
         stats = self.stats_of(place.dialect)
-        found = await self._in_time(self._get(place, name, stats), stats)
+        found = await self._deadlines.read(self._get(place, name, stats), stats)
         if found is None:
             stats.misses += 1
         else:
@@ -167,12 +154,12 @@ class BuildCache:
     async def head(self, place: Place, name: str) -> ToolEntry | None:
         """The entry behind a tool's key if its content exists, else None; both are in use now, and not read."""
         stats = self.stats_of(place.dialect)
-        return await self._in_time(self._head(place, name, stats), stats)
+        return await self._deadlines.read(self._head(place, name, stats), stats)
 
     async def has_all(self, place: Place, names: Iterable[str]) -> bool:
         """Whether each of these keys has its content; they are in use now."""
         stats = self.stats_of(place.dialect)
-        return await self._in_time(self._has_all(place, names, stats), stats) is True
+        return await self._deadlines.read(self._has_all(place, names, stats), stats) is True
 
     async def parse(self, read: Callable[[bytes], T], body: Body) -> T:
         """What a function makes of all the bytes of a body; in a thread, unless they are few. Raises what it raises."""
@@ -232,9 +219,9 @@ class BuildCache:
         try:
             key = place.key(name)
             self.check_size(staged.size)
-            if not overwrite and await self._in_time(self._get_of(key, stats), stats) is not None:
+            if not overwrite and await self._deadlines.read(self._get_of(key, stats), stats) is not None:
                 return False  # whole and verified: what is damaged is replaced in any case
-            await self._put_in_time(key, staged, headers)
+            await self._deadlines.write(self._put(key, staged, headers), key)
         except StoreError:
             stats.refused += 1
             raise
@@ -265,44 +252,6 @@ class BuildCache:
         return {dialect: asdict(stats) for dialect, stats in self._stats.items()}
 
     # ----------------------------------------------------------- the read path
-
-    async def _in_time(self, work: Coroutine[Any, Any, T | None], stats: DialectStats) -> T | None:
-        """What a read finds within its time; None for every fault.
-
-        A read that is late goes on for a while without its reader: who asks next finds what it brought.
-        """
-        begun = begin(self._without_faults(work, stats))
-        if isinstance(begun, Finished):
-            return begun.result
-        task = self._reads.start(begun)
-        try:
-            done, _ = await asyncio.wait({task}, timeout=self._limits.read_timeout_s)
-        except BaseException:
-            task.cancel()
-            raise
-        if done:
-            return None if task.cancelled() else task.result()
-        self._failed(stats, f"no answer within {self._limits.read_timeout_s:g} s (build.read_timeout_s)")
-        if self._late >= _LATE_AT_ONCE:
-            task.cancel()
-        else:
-            self._late += 1
-            task.add_done_callback(self._ended_late)
-        return None
-
-    def _ended_late(self, _: object) -> None:
-        self._late -= 1
-
-    async def _without_faults(self, work: Coroutine[Any, Any, T | None], stats: DialectStats) -> T | None:
-        try:
-            return await work
-        except StoreError as error:
-            if not isinstance(error, NotFound):
-                self._failed(stats, str(error))
-        except Exception:  # whatever it is, the build goes on without
-            stats.failed += 1
-            _log.exception("a read of the build cache failed")
-        return None
 
     async def _get(self, place: Place, name: str, stats: DialectStats) -> Found | None:
         for key in _keys(place, name):
@@ -389,30 +338,7 @@ class BuildCache:
         self._store.condemn(key)
         _log.warning("a damaged object of the build cache was dropped", extra={"key": key})
 
-    def _failed(self, stats: DialectStats, reason: str) -> None:
-        stats.failed += 1
-        now = self._clock()
-        if now - self._said_at >= _REPEAT_S:
-            self._said_at = now
-            _log.warning("a read of the build cache failed, and was answered as a miss", extra={"reason": reason})
-
     # ---------------------------------------------------------- the write path
-
-    async def _put_in_time(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
-        """Some tools wait for ever. What is under way when the time is over comes to its end, or not."""
-        task = self._writes.start(self._put(key, staged, headers))
-        try:
-            done, _ = await asyncio.wait({task}, timeout=self._limits.write_timeout_s)
-        except BaseException:
-            _give_up(task)
-            raise
-        if done:
-            if task.cancelled():
-                raise DaemonUnavailable("the daemon is stopping", key=key)
-            return task.result()
-        _give_up(task)
-        limit_s = self._limits.write_timeout_s
-        raise DeadlineExceeded(f"the write was not through within {limit_s:g} s (build.write_timeout_s)", key=key)
 
     async def _put(self, key: Key, staged: Staged, headers: Mapping[str, str]) -> None:
         write_back = self._limits.write_back
@@ -442,8 +368,3 @@ def _keys(place: Place, name: str) -> Iterable[Key]:
         return [place.key(name), *([place.trusted.key(name)] if place.writer else [])]
     except InvalidKey:
         return []
-
-
-def _give_up(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody else will look at

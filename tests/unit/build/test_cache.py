@@ -243,16 +243,16 @@ async def test_a_slow_origin_is_a_miss_and_what_it_brings_is_there_for_the_next(
 
 
 async def test_reads_that_are_late_are_few(monkeypatch):
-    monkeypatch.setattr("tiered_store.build.cache._LATE_AT_ONCE", 1)
+    monkeypatch.setattr("tiered_store.build.deadlines._LATE_AT_ONCE", 1)
     async with build_rig(BuildLimits(read_timeout_s=0.01)) as build:
         gate = build.rig.origin.hold("open")
         assert await build.get(CCACHE, "a") is None
         assert await build.get(CCACHE, "b") is None
         await settle()
-        assert len(build.cache._reads) == 1
+        assert len(build.cache._deadlines._reads) == 1
         gate.open()
         await settle()
-        assert len(build.cache._reads) == 0
+        assert len(build.cache._deadlines._reads) == 0
 
 
 async def test_a_reader_that_goes_takes_its_read_along():
@@ -264,7 +264,7 @@ async def test_a_reader_that_goes_takes_its_read_along():
         with pytest.raises(asyncio.CancelledError):
             await reading
         await settle()
-        assert len(build.cache._reads) == 0
+        assert len(build.cache._deadlines._reads) == 0
 
 
 async def test_closing_is_a_miss_for_those_who_wait():
@@ -318,7 +318,7 @@ async def test_a_writer_that_goes_takes_its_write_along():
         with pytest.raises(asyncio.CancelledError):
             await writing
         await settle()
-        assert len(build.cache._writes) == 0
+        assert len(build.cache._deadlines._writes) == 0
         gate.open()
 
 

@@ -171,6 +171,7 @@ def _restore_all(client: Client, entry: cicache.Entry, link_from: str | None) ->
 
     Raises:
         StoreError: of the store; then nothing has changed.
+        OSError: a path that was not there cannot be written; then nothing is left of it.
         Refusal: a directory that was there has been changed, and is not what it should be.
     """
     for key, there in client.exists_many([saved.tree for saved in entry.saved]).items():
@@ -181,7 +182,7 @@ def _restore_all(client: Client, entry: cicache.Entry, link_from: str | None) ->
     in_place: list[tuple[str, str]] = []
     try:
         for saved in entry.saved:
-            target = os.path.expanduser(saved.path).rstrip("/")  # noqa: PTH111 - pathlib costs an import of 5 ms
+            target = os.path.expanduser(saved.path).rstrip("/") or "/"  # noqa: PTH111 - pathlib costs an import of 5 ms
             if os.path.lexists(target):
                 in_place.append((saved.tree, target))
             else:
@@ -191,14 +192,14 @@ def _restore_all(client: Client, entry: cicache.Entry, link_from: str | None) ->
         for tree, target in in_place:
             try:
                 trees.append(_get(client, tree, target, link_from))
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 raise Refusal(StoreError(f"{target} is left in between, restore or remove it: {error}")) from error
-    except (StoreError, Refusal):
+        for staging, target in beside:
+            os.rename(staging, target)  # noqa: PTH104
+    except (StoreError, OSError, Refusal):
         for staging, _ in beside:
             shutil.rmtree(staging, ignore_errors=True)
         raise
-    for staging, target in beside:
-        os.rename(staging, target)  # noqa: PTH104
     return trees
 
 

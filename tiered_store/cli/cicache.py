@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from tiered_store.client.sync import Client
@@ -74,12 +76,21 @@ def object_key(scope: str, paths: Sequence[str], key: str) -> str:
     """Where the entry is, or, for a prefix of keys, what all of them begin with.
 
     Raises:
-        ValueError: no scope, or no key.
+        ValueError: no scope, or no key, or a path that is in another one.
     """
+    _check_apart(paths)
     if not _SCOPE.match(scope):
         raise ValueError(f"the scope {scope!r} is not 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
     version = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return f"ci/{scope}/{version}/{check_key(key)}"
+
+
+def _check_apart(paths: Sequence[str]) -> None:
+    """Raises ValueError: one of the paths is in another, so that two trees would be restored to one place."""
+    whole = sorted((os.path.abspath(os.path.expanduser(path)).rstrip("/") + "/", path) for path in paths)  # noqa: PTH100, PTH111
+    for (outer, path), (inner, other) in pairwise(whole):
+        if inner.startswith(outer):
+            raise ValueError(f"the path {other!r} is in {path!r}, which is saved whole: leave it out")
 
 
 def store(client: Client, where: str, entry: Entry) -> bool:
@@ -99,8 +110,19 @@ def load(client: Client, where: str, paths: Sequence[str]) -> Entry | None:
     except (NotFound, ValueError, RecursionError):
         return None
     entry = _decoded(said)
+    if entry is None or not _is_at(entry.key, where):
+        return None
     # It is for the caller, and not for what is stored, to say where something may be written.
-    return entry if entry is not None and all(saved.path in paths for saved in entry.saved) else None
+    named = [saved.path for saved in entry.saved]
+    return entry if set(named) <= set(paths) and len(set(named)) == len(named) else None
+
+
+def _is_at(key: str, where: str) -> bool:
+    """Whether an entry of this key belongs there: what is told to the CI as a key must be one, and that one."""
+    try:
+        return where.rpartition("/")[2] == check_key(key)
+    except ValueError:
+        return False
 
 
 def _decoded(said: Any) -> Entry | None:

@@ -43,8 +43,9 @@ def write_json(value: object) -> None:
 
 
 def warn(message: str) -> None:
-    """A line for the person at the terminal."""
-    click.echo(f"tiered-store: {message}", err=True)
+    """A line for the person at the terminal. A name in it stays in it: runners of CIs obey lines like ``::error::``."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
+    click.echo(f"tiered-store: {line}", err=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -136,12 +136,12 @@ class FakeClient(SyncTrees):
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> type[FakeClient]:
     """What the commands talk to."""
     for variable in ("TIERED_STORE_SOCKET", "TIERED_STORE_CONFIG", "TIERED_STORE_SERVER__SOCKET"):
         monkeypatch.delenv(variable, raising=False)
     fresh = type("Fresh", (FakeClient,), {"objects": {}, "opened": [], "flushes": [], "fails": None})
-    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
     monkeypatch.setattr(session, "Client", fresh)
     return fresh

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from click.testing import Result
 from tests.support.trees import Tree, found, key_of, make
 from tests.unit.cli.conftest import FakeClient
 from tiered_store.cli.cicache import object_key
+from tiered_store.client.trees import restoring
 from tiered_store.errors import DaemonUnavailable, OriginUnavailable
 from tiered_store.objects import ObjectInfo
 
@@ -224,3 +227,62 @@ def test_an_entry_does_not_say_where_to_write(run: Run, here: Path, store: Store
     store().put(object_key("default", ["modules"], "k"), json.dumps(body).encode())
     assert restore(run, "--key", "k", "modules")["cache-hit"] == "false"
     assert not (here / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("told", ["k-1", "x", "k-2\ncache-hit=true", "k-2\ufffe"])
+def test_an_entry_does_not_say_what_its_key_is(run: Run, here: Path, store: Store, told: str) -> None:
+    """Keys are written to a file of the CI's, line by line."""
+    save(run, here, "k-2")
+    where = object_key("default", ["modules"], "k-2")
+    entry = json.loads(store.objects[where][1])
+    store().put(where, json.dumps({**entry, "key": told}).encode())
+    assert restore(run, "--key", "k-3", "--restore-keys", "k-", "modules")["cache-hit"] == "false"
+
+
+def test_an_entry_names_a_path_once(run: Run, here: Path, store: Store) -> None:
+    save(run, here, "k")
+    where = object_key("default", ["modules"], "k")
+    entry = json.loads(store.objects[where][1])
+    store().put(where, json.dumps({**entry, "paths": entry["paths"] * 2}).encode())
+    assert restore(run, "--key", "k", "modules")["cache-hit"] == "false"
+    assert [path.name for path in here.glob("modules*")] == []
+
+
+@pytest.mark.parametrize("paths", [("a", "a"), ("a/b", "a-c", "a"), ("a", "./a/b/"), ("/", "a"), ("x/../a", "a/b")])
+def test_paths_in_each_other_are_no_use(run: Run, store: Store, paths: tuple[str, ...]) -> None:
+    for command in ("save", "restore"):
+        result = run("ci", command, "--key", "k", *paths)
+        assert result.exit_code == 2
+        assert "leave it out" in result.stderr
+    assert store.opened == []
+
+
+def test_a_full_disk_leaves_nothing_of_a_path_that_was_not_there(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, here, "k")
+    monkeypatch.setattr(restoring, "write_file", full)
+    result = run("ci", "restore", "--key", "k", "modules")
+    assert (result.exit_code, "No space left" in result.stderr) == (1, True)
+    assert [path.name for path in here.glob("modules*")] == []
+
+
+def test_a_full_disk_leaves_a_directory_in_between(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(run, here, "k")
+    (here / "modules").mkdir()
+    monkeypatch.setattr(restoring, "write_file", full)
+    result = run("ci", "restore", "--key", "k", "modules")
+    assert result.exit_code == 1
+    assert "modules is left in between" in result.stderr
+    assert "No space left" in result.stderr
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_names_of_files_are_no_lines(run: Run, here: Path) -> None:
+    """A runner of a CI takes a line that begins with two colons for a command."""
+    os.mkfifo(here / "saved/pipe\n::add-path::evil\x1b")
+    result = run("ci", "save", "--key", "k", "saved")
+    assert "saved/pipe\\n::add-path::evil\\x1b is left out" in result.stderr

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,7 +46,11 @@ class LinkStore:
             status = os.lstat(source)
         except FileNotFoundError:
             return False
-        if status.st_size != file.size or status.st_mtime_ns != _MTIME_NS or status.st_mode & 0o777 != _mode(file):
+        if (
+            status.st_size != file.size
+            or status.st_mtime_ns != _MTIME_NS
+            or status.st_mode != stat.S_IFREG | _mode(file)
+        ):
             return False
         try:
             try:

@@ -282,6 +282,20 @@ class TestLinking:
         only_manifest.get_tree(key, tmp_path / "second", link_from=tmp_path / "links")
         assert found(tmp_path / "second") == SAMPLE
 
+    def test_a_pipe_in_the_place_of_an_empty_content_is_not_linked(self, tmp_path: Path) -> None:
+        make(tmp_path / "in", {b"a": (b"", False)})
+        store = DictStore()
+        key = store.put_tree(tmp_path / "in").key
+        store.get_tree(key, tmp_path / "out", link_from=tmp_path / "links")
+        content = (tmp_path / "links" / key_of(b"")[7:9] / key_of(b"")[7:]).resolve(strict=True)
+        like = content.stat()
+        content.unlink()
+        os.mkfifo(content)
+        content.chmod(like.st_mode & 0o777)
+        os.utime(content, ns=(like.st_mtime_ns, like.st_mtime_ns))
+        store.get_tree(key, tmp_path / "second", link_from=tmp_path / "links")
+        assert (tmp_path / "second/a").is_file()
+
     def test_a_content_that_was_written_into_is_made_anew(self, tmp_path: Path) -> None:
         make(tmp_path / "in", {b"a": (b"one", False)})
         store = DictStore()

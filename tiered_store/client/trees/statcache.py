@@ -132,7 +132,7 @@ def _fields(status: os.stat_result) -> bytes:
 
 def _entries(path: str) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Path, fields and digest of each entry; none at all if any byte is damaged, no more where reading fails."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open(path, "rb", opener=_at_once) as file:
         if not _is_whole(file):
             return
         file.seek(len(_MAGIC))
@@ -144,6 +144,11 @@ def _entries(path: str) -> Iterator[tuple[bytes, bytes, bytes]]:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             yield file.read(length), fields, digest
             position += _FIELDS.size + _DIGEST_BYTES + _LENGTH_BYTES + length
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens it, and waits for nobody if it is a pipe; which is then empty."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_whole(file: BinaryIO) -> bool:

@@ -113,6 +113,15 @@ def test_a_cache_that_cannot_be_kept_hurts_nobody(tmp_path: Path, file: Path) ->
     assert known(None, file, [b"f"]) == [None]
 
 
+@pytest.mark.timeout(10)
+def test_a_pipe_in_its_place_is_not_waited_for(path: Path, file: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+    assert known(path, file, [b"a"]) == [None]
+    remember(path, file, [b"a"])
+    assert known(path, file, [b"a"]) == [DIGEST]
+
+
 def test_where_it_is_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     one = default_stat_cache(tmp_path)

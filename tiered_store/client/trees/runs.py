@@ -5,6 +5,7 @@ Both are context managers that block: the asyncio client enters and leaves them 
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from types import TracebackType
@@ -97,11 +98,14 @@ class Restore:
         self._key = key
         self._manifest = manifest
         self._path = path
+        self._link_from = link_from
         self._links = None if link_from is None else LinkStore(link_from)
         self._progress = progress
 
     def __enter__(self) -> Self:
-        """Raises IntegrityError: the manifest is refused, before anything has been made."""
+        """Raises IntegrityError: the manifest is refused, before anything has been made. OSError: of a directory."""
+        if self._link_from is not None:
+            _check_apart(self._link_from, self._path)
         self._surveyed = survey(self._manifest)
         root = open_root(self._path)
         if folds_case(root):
@@ -118,3 +122,11 @@ class Restore:
         """What was restored."""
         files, links, directories, size, _ = self._surveyed
         return TreeInfo(self._key, files, links, directories, size, self.plan.new_files, self.plan.new_bytes)
+
+
+def _check_apart(link_from: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Raises OSError: a tree could name files in the directory of contents, and so change what others are linked to."""
+    inner, outer = (os.path.realpath(each).rstrip("/") + "/" for each in (link_from, path))
+    if inner.startswith(outer):
+        message = "contents that files are linked to must not be inside of the directory that is restored"
+        raise OSError(errno.EINVAL, message, os.fspath(link_from))

@@ -1,7 +1,8 @@
 """What is below a directory, in the order of a manifest; and the bytes of a file, if they hold still.
 
-Blocking file work only. Names are bytes throughout: a file system knows no encoding. Links are never followed. The walk
-holds the names of the directories that are open, and no descriptors.
+Blocking file work only. Names are bytes throughout: a file system knows no encoding. A link that is found is never
+followed; one that takes a directory's place after that was listed is (docs/trees.md). The walk holds the names of the
+directories that are open, and no descriptors.
 """
 
 from __future__ import annotations

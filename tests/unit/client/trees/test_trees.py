@@ -282,6 +282,18 @@ class TestLinking:
         only_manifest.get_tree(key, tmp_path / "second", link_from=tmp_path / "links")
         assert found(tmp_path / "second") == SAMPLE
 
+    @pytest.mark.parametrize("inside", [".", "links", "../link/below"])
+    def test_no_tree_can_name_the_contents_of_others(self, tmp_path: Path, inside: str) -> None:
+        """One could link a content of equal size, with the right mode and time, to the name of another."""
+        make(tmp_path / "in", {b"a": (b"one", False)})
+        (tmp_path / "link").symlink_to("out")
+        store = DictStore()
+        key = store.put_tree(tmp_path / "in").key
+        (tmp_path / "out").mkdir()
+        with pytest.raises(OSError, match="inside of the directory"):
+            store.get_tree(key, tmp_path / "out", link_from=tmp_path / "out" / inside)
+        assert found(tmp_path / "out") == {}
+
     def test_a_pipe_in_the_place_of_an_empty_content_is_not_linked(self, tmp_path: Path) -> None:
         make(tmp_path / "in", {b"a": (b"", False)})
         store = DictStore()

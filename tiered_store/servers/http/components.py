@@ -64,7 +64,7 @@ def components() -> dict[str, Any]:
         },
         "parameters": _parameters(),
         "headers": _headers(),
-        "schemas": _schemas(),
+        "schemas": {**_schemas_of_keys(), **_schemas_of_documents()},
         "responses": _responses(),
     }
 
@@ -135,7 +135,7 @@ def _headers() -> dict[str, Any]:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas_of_keys() -> dict[str, Any]:
     return {
         "Key": {
             "type": "string",
@@ -159,6 +159,11 @@ def _schemas() -> dict[str, Any]:
             "anyOf": [{"pattern": "^sha256:[0-9a-f]{0,64}$"}, {"pattern": f"^(?!sha256:){_BEGINNING}$"}],
             "description": "The beginning of some key, or empty.",
         },
+    }
+
+
+def _schemas_of_documents() -> dict[str, Any]:
+    return {
         "Object": {
             "type": "object",
             "required": ["key", "size", "etag", "content_type", "metadata", "modified"],

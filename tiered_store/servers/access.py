@@ -209,7 +209,7 @@ def _place(dialect: str, instance: str, writer: str) -> Place:
 
 
 def beyond_hidden(key: str) -> str:
-    """After which key a listing goes on that has come to one that it may not show: the last that there could be with it.
+    """After which key a listing goes on that has come to one that it may not show: the last there could be with it.
 
     Whoever may list something may read all of that but what is reserved. So nothing that could be shown is left out,
     pages full of hidden keys are not fetched, and where a listing goes on tells no reserved key.

@@ -211,6 +211,24 @@ async def test_a_connection_that_answered_well_is_not_taken_for_one_that_owes_he
         writer.close()
 
 
+async def test_the_rest_of_a_body_that_was_refused_is_not_taken_for_headers() -> None:
+    async with served_http(*API) as it:
+        reader, writer = await asyncio.open_unix_connection(it.path)
+        writer.write(PUT + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n")
+        assert statuses(await reader.readuntil(b"}")) == [415]
+        writer.write(b"he")
+        connection = await only_connection(it)
+        await settle()
+        writer.write(b"llo")
+        await eventually(lambda: connection._waiter is not None)
+        connection.check(asyncio.get_running_loop().time() + 11)
+        writer.write(b"GET")
+        await eventually(lambda: connection._head_since is not None)
+        writer.write(GET[3:])
+        assert statuses(await reader.readuntil(b"}")) == [200]
+        writer.close()
+
+
 async def test_a_connection_that_asks_nothing_is_closed() -> None:
     async with served_http(*API, limits=HttpLimits(keepalive_timeout_s=0.05)) as it:
         assert await it.raw(b"") == b""

@@ -44,6 +44,8 @@ async def only_connection(it: ServedHttp):
         b"Content-Length: -1\r\n\r\n",
         b"Content-Length: 99999999999999999999999\r\n\r\n",
         b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
@@ -79,6 +81,7 @@ async def test_what_two_readers_could_take_for_two_things_ends_the_connection(he
         (b"GET http://u@h/v1/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
         (b"GET http://h/v1/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 200),
         (b"GET /v1/health HTTP/1.0\r\n\r\n", 200),
+        (b"GET /v1/health HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
     ],
 )

@@ -57,6 +57,7 @@ class Connection(web.RequestHandler):
         "_stalled_since",
         "grant",
         "is_last",
+        "is_secret",
         "is_serving",
         "sender",
     )
@@ -85,12 +86,14 @@ class Connection(web.RequestHandler):
         self._left: StreamReader | None = None  # of a body that was not wanted; it is no beginning of a request
         self.is_serving = False
         self.is_last = False
+        self.is_secret = False
         self.sender = Sender()
         self.grant: Grant | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer is here; one too many is told so."""
         self.sender = sender_of(transport)
+        self.is_secret = transport.get_extra_info("sslcontext") is not None
         self._is_admitted = self._door.admit(self)
         if not self._is_admitted:
             cast("asyncio.Transport", transport).write(_raw(_FULL))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
@@ -70,6 +71,7 @@ async def served_http(
     access: AccessSettings | None = None,
     cors_origins: Collection[str] = (),
     store_limits: StoreLimits = _STORE_LIMITS,
+    tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[ServedHttp]:
     """A door with these mounts; closed at the end, when nothing of any connection may be left.
@@ -80,11 +82,12 @@ async def served_http(
         access: who may do what; everybody everything if None.
         cors_origins: whose pages may use it.
         store_limits: of the store.
+        tls: makes connections secret; the session then cannot be used.
         options: of ``store_rig``, which is there when the mounts are asked for.
     """
     async with (
         store_rig(limits=store_limits, **options) as rig,
-        door_over(rig, mounts, limits=limits, access=access, cors_origins=cors_origins) as it,
+        door_over(rig, mounts, limits=limits, access=access, cors_origins=cors_origins, tls=tls) as it,
     ):
         yield it
 
@@ -97,6 +100,7 @@ async def door_over(
     limits: HttpLimits | None = None,
     access: AccessSettings | None = None,
     cors_origins: Collection[str] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[ServedHttp]:
     """As :func:`served_http`, over a store that is there."""
     directory = tempfile.mkdtemp(prefix="ts-")
@@ -106,7 +110,7 @@ async def door_over(
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(f"{directory}/h")
             listener.listen(64)
-            await door.start([Listening(listener)])
+            await door.start([Listening(listener, tls)])
             session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{directory}/h"), auto_decompress=False)
             try:
                 yield ServedHttp(door, rig, f"{directory}/h", session)

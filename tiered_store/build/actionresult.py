@@ -111,7 +111,7 @@ def _of_output_file(message: int | bytes) -> list[str]:
     found: list[str] = []
     for number, value in _fields(message, _OUTPUT_FILE):
         if number == 2:
-            found = _digest(value)  # the last one counts, and with its contents in the message it must exist, too
+            found += _digest(value)  # whichever of several a reader takes; with contents in the message, too
     return found
 
 
@@ -120,9 +120,9 @@ def _of_output_directory(message: int | bytes) -> tuple[list[str], list[str]]:
     roots: list[str] = []
     for number, value in _fields(message, _OUTPUT_DIRECTORY):
         if number == 3:
-            trees = _digest(value)
+            trees += _digest(value)
         elif number == 5:
-            roots = _digest(value)
+            roots += _digest(value)
     return trees, roots
 
 

@@ -16,6 +16,7 @@ import enum
 import functools
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -47,6 +48,8 @@ Anonymous: TypeAlias = Literal["none", "read", "write"]
 #: In a list of instances: all of them.
 EVERY_INSTANCE: Final = "*"
 _RESERVED: Final = (ENTRY_PREFIX, QUARANTINE_PREFIX)
+#: A name, or an address in brackets, and a port; or an address of IPv6 alone.
+_HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z._\-]+))(?::[0-9]{0,5})?\Z|([0-9a-f:.]+)\Z")
 #: The last of all characters, in the order of UTF-8's bytes.
 _LAST: Final = "\U0010ffff"
 #: An object under the bare name would keep a directory of a local origin from having it.
@@ -206,10 +209,10 @@ def _place(dialect: str, instance: str, writer: str) -> Place:
 
 
 def beyond_hidden(key: str) -> str:
-    """After which key a listing goes on that ends with one that it may not show: the last that there could be with it.
+    """After which key a listing goes on that has come to one that it may not show: the last there could be with it.
 
     Whoever may list something may read all of that but what is reserved. So nothing that could be shown is left out,
-    pages full of hidden keys are not fetched, and a cursor tells no reserved key.
+    pages full of hidden keys are not fetched, and where a listing goes on tells no reserved key.
     """
     reserved, slash, _ = key.partition("/")
     return reserved + slash + _LAST if slash else reserved
@@ -274,11 +277,10 @@ def is_own_name(host: str) -> bool:
     A page in a browser reaches a loopback address, too, under a name of its own that it has had resolved to it (DNS
     rebinding). Its requests carry that name, and are no requests of this machine's programs.
     """
-    name = host.strip().lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") <= 1:
-        name = name.partition(":")[0]
+    found = _HOST.match(host.strip().lower())
+    if found is None:
+        return False
+    name = found[1] or found[2] or found[3]
     if name == "localhost" or name.endswith(".localhost"):  # RFC 6761: never resolved to anything else
         return True
     try:

@@ -28,6 +28,13 @@ def test_a_directory_by_its_root_is_named():
     assert read_action_result(field(3, field(1, b"d") + field(5, digest(A)))) == NamedByAction((A,), ())
 
 
+def test_a_digest_that_comes_twice_is_named_whichever_of_them_counts():
+    twice = field(2, field(1, b"a") + field(2, digest(A)) + field(2, digest(B)) + field(2, b""))
+    assert read_action_result(twice) == NamedByAction((A, B), ())
+    twice = field(3, field(3, digest(A)) + field(3, b"") + field(5, digest(B)) + field(5, b""))
+    assert read_action_result(twice) == NamedByAction((B, A), (A,))
+
+
 def test_links_and_later_fields_are_passed_over():
     later = field(99, b"x") + number(98, 7) + varint(97 << 3 | 1) + bytes(8) + varint(96 << 3 | 5) + bytes(4)
     links = b"".join(field(which, field(1, b"l") + field(2, b"t")) for which in (10, 11, 12))

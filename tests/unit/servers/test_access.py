@@ -274,6 +274,11 @@ def test_names_of_this_machine(host: str) -> None:
         "[::2]:80",
         "[",
         ":80",
+        "[::1]evil.example",
+        "[::1",
+        "localhost:x@evil.example",
+        "localhost:80:80",
+        "localhost/evil.example",
     ],
 )
 def test_names_that_a_page_could_have(host: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import takewhile
 from typing import Any, Final
 
 from aiohttp import web
 
 from tiered_store.errors import InvalidKey
 from tiered_store.key import parse_key, parse_prefix
+from tiered_store.objects import ObjectInfo
 from tiered_store.servers.access import beyond_hidden
 from tiered_store.servers.http.bodies import receive_small
 from tiered_store.servers.http.exchange import Exchange, Handler, Mount, answer
@@ -72,14 +75,27 @@ async def _list(exchange: Exchange) -> web.StreamResponse:
     prefix = parse_prefix(query.get("prefix", ""))
     exchange.require(Right.LIST, prefix)
     after, limit = _after(query.get("cursor", "")), _limit(query.get("limit", ""))
-    page = await exchange.store.list(prefix, after=after, limit=limit)
-    shown = [info for info in page.items if exchange.grant.may(Right.READ, info.key)]
-    cursor = None
-    if page.more and page.items:
-        last = page.items[-1].key
-        last = last if exchange.grant.may(Right.READ, last) else beyond_hidden(last)
-        cursor = base64.urlsafe_b64encode(last.encode()).decode()
+    shown, more = await _page(exchange, prefix, after, limit)
+    cursor = base64.urlsafe_b64encode(shown[-1].key.encode()).decode() if more else None
     return await exchange.reply_json({"objects": described(shown), "cursor": cursor})
+
+
+async def _page(exchange: Exchange, prefix: str, after: str, limit: int) -> tuple[list[ObjectInfo], bool]:
+    """Objects of a listing that the sender may read, and whether there may be more.
+
+    As many as were asked for, if there are so many: a page with gaps would tell, for any key that somebody puts into a
+    cursor, how many hidden ones follow it.
+    """
+    may_read = partial(exchange.grant.may, Right.READ)
+    shown: list[ObjectInfo] = []
+    hidden = after if after and not may_read(after) else ""
+    while True:
+        after = beyond_hidden(hidden) if hidden else after
+        page = await exchange.store.list(prefix, after=after, limit=limit - len(shown))
+        hidden = next((info.key for info in page.items if not may_read(info.key)), "")
+        shown += takewhile(lambda info: may_read(info.key), page.items)
+        if not hidden:  # else it goes on behind what is hidden, of which there are few stretches
+            return shown, page.more and bool(page.items)
 
 
 def _after(cursor: str) -> str:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
@@ -50,12 +50,14 @@ class Connection(web.RequestHandler):
         "_door",
         "_head_since",
         "_is_admitted",
+        "_left",
         "_request",
         "_room",
         "_stalled_bytes",
         "_stalled_since",
         "grant",
         "is_last",
+        "is_secret",
         "is_serving",
         "sender",
     )
@@ -81,14 +83,17 @@ class Connection(web.RequestHandler):
         self._stalled_bytes = 0
         self._room: asyncio.Future[None] | None = None
         self._request: web.BaseRequest | None = None
+        self._left: StreamReader | None = None  # of a body that was not wanted; it is no beginning of a request
         self.is_serving = False
         self.is_last = False
+        self.is_secret = False
         self.sender = Sender()
         self.grant: Grant | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer is here; one too many is told so."""
         self.sender = sender_of(transport)
+        self.is_secret = transport.get_extra_info("sslcontext") is not None
         self._is_admitted = self._door.admit(self)
         if not self._is_admitted:
             cast("asyncio.Transport", transport).write(_raw(_FULL))
@@ -109,13 +114,18 @@ class Connection(web.RequestHandler):
         """Bytes of a request."""
         if not self._is_admitted:
             return
-        if not self.is_serving and self._head_since is None:
+        if data and self._is_between_requests and self._head_since is None:  # aiohttp says b"" to itself
             self._head_since = self._loop.time()
         super().data_received(data)
         request = self._request
         if request is not None and self._is_broken and not request.content.is_eof():
             # The parser has given up inside a body, and nobody has told the one who waits for the rest of it.
             request.content.set_exception(web.RequestPayloadError("it cannot be understood"))
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Whether what comes next is the beginning of one."""
+        return not self.is_serving and (self._left is None or self._left.is_eof())
 
     @property
     def _is_broken(self) -> bool:
@@ -125,11 +135,14 @@ class Connection(web.RequestHandler):
     def began(self, request: web.BaseRequest) -> None:
         """A request's headers are here."""
         self._request = request
+        self._left = None
         self.is_serving = True
         self._head_since = None
 
     def ended(self) -> None:
         """It has been answered."""
+        if self._request is not None:
+            self._left = self._request.content
         self._request = None
         self.is_serving = False
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
-from aiohttp import web
-from aiohttp.hdrs import AUTHORIZATION
+from aiohttp import HttpVersion11, web
+from aiohttp.hdrs import AUTHORIZATION, TRANSFER_ENCODING
 
 from tiered_store.errors import StoreError
 from tiered_store.servers.access import Caller, Gate, Grant
@@ -149,6 +149,8 @@ class HttpDoor:
             asked = preflight_headers(request.method, request.headers, origins) if origins else None
             if asked is not None:
                 return await exchange.reply(204, b"", asked)
+            if TRANSFER_ENCODING in request.headers:
+                _check_coding(request)
             target = parse_target(request.raw_path)
             mount, rest = self._mounts.find(target)
             exchange.aim(rest, target.query)
@@ -226,3 +228,14 @@ class HttpDoor:
         except TimeoutError:  # threads that a disk holds must not hold the stop
             is_clean = False
         return is_clean
+
+
+def _check_coding(request: web.BaseRequest) -> None:
+    """Refuse what somebody in between may have read in another way, or what would be stored with its coding.
+
+    Raises:
+        Refusal: a coding beside "chunked", or any at all from a client too old to know them (RFC 9112, section 6.1).
+    """
+    codings = ",".join(request.headers.getall(TRANSFER_ENCODING)).strip().lower()
+    if codings != "chunked" or request.version < HttpVersion11:
+        raise Refusal(400, "BadHeader", "Transfer-Encoding must be 'chunked', and nothing before HTTP/1.1", closes=True)

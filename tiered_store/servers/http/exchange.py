@@ -23,6 +23,7 @@ from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import granted_place, refusal_of_right
 from tiered_store.servers.http.target import Target, parse_query
+from tiered_store.store.reading import PIECE_BYTES
 from tiered_store.store.store import Store
 
 __all__ = ["Exchange", "Handler", "Mount", "Mounts", "answer"]
@@ -182,7 +183,12 @@ class Exchange:
 
     async def write(self, piece: Piece) -> None:
         """Send a piece of the body; returns when more may be sent. Waiting is the back-pressure."""
-        if piece:
+        if self._connection.is_secret and len(piece) > PIECE_BYTES:
+            # TLS copies all of what it is given, several times: a view of a map is not for nothing there.
+            for start in range(0, len(piece), PIECE_BYTES):
+                self._write(piece[start : start + PIECE_BYTES])
+                await self._connection.writable()
+        elif piece:
             self._write(piece)
             await self._connection.writable()
 

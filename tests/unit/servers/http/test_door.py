@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.doors import eventually
 from tests.support.http import served_http
+from tests.support.tls import certificates_in
 from tiered_store.servers.http.api import api_mounts
 from tiered_store.servers.http.exchange import Exchange, Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.target import parse_target
+from tiered_store.store.reading import PIECE_BYTES
 
 API = api_mounts(dict)
 GET = b"GET /v1/objects/k HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -104,3 +109,27 @@ def test_mounts() -> None:
     }
     with pytest.raises(ValueError, match="two mounts"):
         Mounts(one, one)
+
+
+@pytest.mark.parametrize("is_secret", [True, False])
+async def test_what_tls_would_copy_goes_to_it_in_small_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_secret: bool
+) -> None:
+    files = certificates_in(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.certificate, files.key)
+    trusting: dict[str, Any] = {"ssl": ssl.create_default_context(cafile=files.authority)} if is_secret else {}
+    sizes: list[int] = []
+    write = Exchange._write
+    monkeypatch.setattr(Exchange, "_write", lambda it, data: (sizes.append(len(data)), write(it, data))[1])
+    body = bytes(range(256)) * 3000
+    async with served_http(*API, tls=tls if is_secret else None) as it:
+        reader, writer = await asyncio.open_unix_connection(
+            it.path, **trusting, **({"server_hostname": "localhost"} if is_secret else {})
+        )
+        writer.write(b"PUT /v1/objects/k HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.write(b"GET /v1/objects/k HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(body)
+        assert max(sizes) == (PIECE_BYTES if is_secret else len(body))  # which is in memory: one view of all of it
+        writer.close()
+        await writer.wait_closed()

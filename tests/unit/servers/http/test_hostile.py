@@ -44,6 +44,8 @@ async def only_connection(it: ServedHttp):
         b"Content-Length: -1\r\n\r\n",
         b"Content-Length: 99999999999999999999999\r\n\r\n",
         b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
@@ -79,6 +81,7 @@ async def test_what_two_readers_could_take_for_two_things_ends_the_connection(he
         (b"GET http://u@h/v1/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
         (b"GET http://h/v1/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 200),
         (b"GET /v1/health HTTP/1.0\r\n\r\n", 200),
+        (b"GET /v1/health HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
     ],
 )
@@ -207,6 +210,24 @@ async def test_a_connection_that_answered_well_is_not_taken_for_one_that_owes_he
         connection = await only_connection(it)
         connection.check(asyncio.get_running_loop().time() + 60)
         writer.write(GET)
+        assert statuses(await reader.readuntil(b"}")) == [200]
+        writer.close()
+
+
+async def test_the_rest_of_a_body_that_was_refused_is_not_taken_for_headers() -> None:
+    async with served_http(*API) as it:
+        reader, writer = await asyncio.open_unix_connection(it.path)
+        writer.write(PUT + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n")
+        assert statuses(await reader.readuntil(b"}")) == [415]
+        writer.write(b"he")
+        connection = await only_connection(it)
+        await settle()
+        writer.write(b"llo")
+        await eventually(lambda: connection._waiter is not None)
+        connection.check(asyncio.get_running_loop().time() + 11)
+        writer.write(b"GET")
+        await eventually(lambda: connection._head_since is not None)
+        writer.write(GET[3:])
         assert statuses(await reader.readuntil(b"}")) == [200]
         writer.close()
 

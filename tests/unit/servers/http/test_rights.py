@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import socket
 from typing import Any
@@ -13,6 +15,7 @@ from tests.support.http import served_http
 from tiered_store.build.entry import Place
 from tiered_store.servers.access import AccessSettings, Caller, Gate, PeerRule, Right, Rule, TokenRule
 from tiered_store.servers.credentials import hash_of
+from tiered_store.servers.http.api import api_mounts
 from tiered_store.servers.http.exchange import Mount
 from tiered_store.servers.http.objects import handle_object
 from tiered_store.servers.http.problems import Refusal
@@ -143,3 +146,20 @@ async def test_an_object_that_is_there_and_one_that_is_not_are_refused_alike() -
                 ]
                 assert alike[0] == alike[1]
         assert (await it.ask("PUT", "/v1/objects/ci/a", b"x", Authorization="Bearer t")).status == 200
+
+
+async def test_a_cursor_that_somebody_has_made_does_not_tell_what_is_hidden_behind_it() -> None:
+    settings = AccessSettings(tokens=[TokenRule(Rule("lister", "read", can_list=True), hash_of("t"))])
+    async with served_http(*api_mounts(dict), access=settings) as it:
+        for key in ("a", "build/nx/repo/k1", "build/nx/repo/k2", "c", "quarantine/pr/nx/repo/k", "r", "s"):
+            await it.rig.there(key, b"x")
+        for limit in range(1, 5):
+            pages = set()
+            for after in ("build/a", "build/nx/repo/k1", "build/nx/repo/k2", "build/z"):
+                cursor = base64.urlsafe_b64encode(after.encode()).decode()
+                target = f"/v1/objects?limit={limit}&cursor={cursor}"
+                pages.add((await it.ask("GET", target, Authorization="Bearer t")).body)
+            (page,) = pages
+            assert [found["key"] for found in json.loads(page)["objects"]] == ["c", "r", "s"][:limit]
+        page = (await it.ask("GET", "/v1/objects?limit=4", Authorization="Bearer t")).body
+        assert [found["key"] for found in json.loads(page)["objects"]] == ["a", "c", "r", "s"]

@@ -19,7 +19,7 @@ from tests.support.daemon import Daemons, RunningDaemon
 from tests.support.servers import free_port
 from tiered_store import Client
 from tiered_store.build.entry import Place
-from tiered_store.key import artifact_key
+from tiered_store.key import artifact_key, name_of_key, parse_key
 
 PREFIXES = ["open/", "ci/", "build/nx/repo/", "quarantine/pr/nx/repo/"]
 ROOT = CALLERS[-1]
@@ -214,6 +214,35 @@ def test_artifacts(door: http.client.HTTPConnection, client: Client, caller: Cal
     status = 200 if "sha256:" in caller.writes else refused(caller)
     assert ask(door, caller, "PUT", "/v1/artifacts", b"there").status == status
     assert ask(door, caller, "PUT", f"/v1/artifacts/{key}", b"there").status == status
+    gone, never = (ask(door, caller, "DELETE", f"/v1/objects/{name}") for name in (key, missing))
+    by_prefix = ask(door, caller, "DELETE", f"/v1/objects?prefix={key}")
+    assert client.exists(key) is not caller.is_admin
+    if caller.is_admin:
+        assert (gone.status, never.status, by_prefix.status) == (204, 404, 200)
+    else:  # equal content of all is stored once: to delete it would take it from others
+        assert gone == never
+        assert gone.status == by_prefix.status == refused(caller)
+
+
+@EVERY_CALLER
+def test_artifacts_by_their_name_at_the_origin(
+    door: http.client.HTTPConnection, client: Client, caller: Caller
+) -> None:
+    names = [name_of_key(key) for key in (parse_key(client.put_artifact(b"there")), artifact_key("0" * 64))]
+    for method in ("GET", "HEAD"):
+        there, missing = (ask(door, caller, method, f"/v1/objects/{name}") for name in names)
+        if caller.is_admin:
+            assert (there.status, missing.status) == (200, 404)
+        else:
+            assert there == missing
+            assert there.status == refused(caller)
+    asked = json.dumps({"keys": names}).encode()
+    copied = json.dumps({"source": names[0], "target": f"open/copy{next(_numbers)}"}).encode()
+    for path, body in (("/v1/exists", asked), ("/v1/copy", copied)):
+        assert ask(door, caller, "POST", path, body).status == (200 if caller.is_admin else refused(caller))
+    for name in ("artifacts", "artifacts/sha256"):  # an object there would leave no place for artifacts
+        if not caller.is_admin:
+            assert ask(door, caller, "PUT", f"/v1/objects/{name}", b"").status == refused(caller)
 
 
 @EVERY_CALLER

@@ -146,8 +146,9 @@ async def test_many_at_once_and_streams_both_ways(daemon: RunningDaemon, daemons
 def test_over_tcp_for_programs_of_this_machine(daemons: Daemons) -> None:
     port = free_port()
     daemon = daemons.start({"http": {"port": port, "open": True}})
+    daemon.client().put("a", LARGE)
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as client:
-        assert ask(client, "PUT", "/v1/objects/a", LARGE)[0] == 200
+        assert ask(client, "PUT", "/v1/objects/a", b"other")[0] == 401
         assert ask(client, "GET", "/v1/objects/a")[2] == LARGE
         assert ask(client, "GET", "/v1/stats")[0] == 401
     assert daemon.client().get("a") == LARGE

@@ -28,7 +28,7 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def daemon(port: int) -> Iterator[RunningDaemon]:
     config = {
-        "http": {"port": port, "open": True, "cors_origins": [ORIGIN]},
+        "http": {"port": port, "open": True, "anonymous": "write", "cors_origins": [ORIGIN]},
         "build": {
             "instances": [
                 {"name": "shared", "anonymous": "write"},
@@ -66,8 +66,36 @@ def test_programs_of_this_machine_need_no_token(daemon: RunningDaemon, port: int
     assert ask(port, "PUT", "/v1/objects/a", b"x")[0] == 200
     assert ask(port, "GET", "/v1/objects/a") == (200, b"x")
     assert ask(port, "GET", "/v1/objects/a", Authorization="Bearer anything") == (200, b"x")
+    assert ask(port, "DELETE", "/v1/objects/a")[0] == 204
     assert ask(port, "GET", "/v1/stats")[0] == 401
+    for method in ("GET", "HEAD", "DELETE"):
+        assert ask(port, method, "/v1/objects?prefix=a")[0] == 401
+    key = daemon.client().put_artifact(b"of everybody")
+    assert ask(port, "GET", f"/v1/objects/{key}") == (200, b"of everybody")
+    assert ask(port, "DELETE", f"/v1/objects/{key}")[0] == 401
     assert ask(port, "PUT", f"/v1/objects/build{NX.at('repo', 1)}", b"x")[0] == 401
+
+
+@pytest.mark.parametrize(("said", "reads"), [({}, 200), ({"anonymous": "none"}, 401)])
+def test_programs_of_this_machine_change_nothing_unless_it_is_said(
+    daemon_factory: Callable[..., RunningDaemon], said: dict[str, str], reads: int
+) -> None:
+    port = free_port()
+    client = daemon_factory(config={"http": {"port": port, "open": True, **said}}).client()
+    client.put("ci/default/x/k", b"restored")
+    key = client.put_artifact(b"of everybody")
+    for name in ("ci/default/x/k", key):
+        assert [ask(port, method, f"/v1/objects/{name}", b"x")[0] for method in ("PUT", "DELETE", "GET")] == [
+            401,
+            401,
+            reads,
+        ]
+    copy = b'{"source": "ci/default/x/k", "target": "ci/default/x/l"}'
+    assert ask(port, "POST", "/v1/copy", copy)[0] == 401
+    assert ask(port, "PUT", "/v1/artifacts", b"x")[0] == 401
+    assert ask(port, "GET", "/v1/objects?prefix=ci/")[0] == 401
+    assert client.get("ci/default/x/k") == b"restored"
+    assert client.exists(key)
 
 
 def test_a_token_may_less_where_it_says_so(daemon: RunningDaemon, port: int) -> None:
@@ -134,7 +162,13 @@ def test_users_on_a_unix_socket(daemon_factory: Callable[..., RunningDaemon], tm
 
 def test_secret_connections(daemon_factory: Callable[..., RunningDaemon], tmp_path: Path) -> None:
     files, port = certificates_in(tmp_path / "tls"), free_port()
-    settings = {"port": port, "open": True, "tls_certificate": str(files.certificate), "tls_key": str(files.key)}
+    settings = {
+        "port": port,
+        "open": True,
+        "anonymous": "write",
+        "tls_certificate": str(files.certificate),
+        "tls_key": str(files.key),
+    }
     daemon_factory(config={"http": settings, "origin": {"backend": "memory"}})
     trusting = ssl.create_default_context(cafile=str(files.authority))
     body = bytes(range(256)) * 8192

@@ -63,6 +63,13 @@ CALLERS = [
     Caller(
         "ci", {"role": "write", "can_list": True, "prefixes": ["ci/"], "instances": []}, ("ci/",), ("ci/",), ("ci/",)
     ),
+    Caller(
+        "origin-names",
+        {"role": "write", "can_list": True, "prefixes": ["artifacts/", "artifacts"], "instances": []},
+        ("artifacts/",),
+        ("artifacts/",),
+        ("artifacts/",),
+    ),
     Caller("nothing", {"role": "write", "can_list": True, "prefixes": [], "instances": []}),
     Caller("artifacts", {"role": "read", "prefixes": ["sha256:"], "instances": []}, ("sha256:",)),
     Caller("cache-reader", {"role": "read", "prefixes": [], "instances": ["repo"]}, cache_reads=_REPO),

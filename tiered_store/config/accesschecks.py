@@ -11,7 +11,7 @@ from tiered_store.config.accessmodel import KnownRule
 from tiered_store.config.checks import Finding
 from tiered_store.config.model import Config
 from tiered_store.errors import InvalidKey
-from tiered_store.key import parse_prefix
+from tiered_store.key import ARTIFACT_DIRECTORY, ARTIFACT_PREFIX, parse_prefix
 
 __all__ = ["access_notices", "check_access"]
 
@@ -76,6 +76,20 @@ def _check_rule(setting: str, rule: KnownRule) -> Iterator[Finding]:
         yield f"{setting}.prefixes", f"is missing: quarantine {message}"
     for prefix in rule.prefixes:
         yield from _check_prefix(f"{setting}.prefixes", prefix)
+    yield from _check_artifacts(setting, rule)
+
+
+def _check_artifacts(setting: str, rule: KnownRule) -> Iterator[Finding]:
+    """Contents of all build caches are artifacts: a rule for some of them must not reach all by the way."""
+    is_bounded = "*" not in rule.instances or rule.quarantine
+    is_written_out = any(prefix.startswith(ARTIFACT_PREFIX) for prefix in rule.prefixes)
+    if not is_bounded or is_written_out or "prefixes" not in rule.model_fields_set:
+        return
+    for prefix in rule.prefixes:
+        if ARTIFACT_PREFIX.startswith(prefix):
+            message = "covers artifacts, and those are the contents of all build caches: name other prefixes, or add"
+            meant = f"{ARTIFACT_PREFIX!r} if this rule is to have them whatever its instances are"
+            yield f"{setting}.prefixes", f"{prefix!r} {message} {meant}"
 
 
 def _check_prefix(setting: str, prefix: str) -> Iterator[Finding]:
@@ -85,6 +99,8 @@ def _check_prefix(setting: str, prefix: str) -> Iterator[Finding]:
         yield setting, f"no key can start with {prefix!r}: {error.message}"
     if prefix.startswith(_RESERVED):
         yield setting, f"only administrators reach {prefix!r} by key; say instances for build caches"
+    if prefix.startswith(ARTIFACT_DIRECTORY):
+        yield setting, f"artifacts are not reached by their name at the origin; say {ARTIFACT_PREFIX!r}"
 
 
 def access_notices(config: Config) -> Iterator[str]:

@@ -25,6 +25,10 @@ def check_http(config: Config) -> Iterator[Finding]:
             "http.port",
             "nobody could do anything there: add a token (access.tokens), or let in programs of this machine (open)",
         )
+    closed = next((instance.name for instance in config.build.instances if instance.anonymous == "none"), None)
+    if section.open and closed is not None and "anonymous" not in section.model_fields_set:
+        message = f"whoever reads objects reads the contents of instance {closed!r} by hash"
+        yield "http.anonymous", f"is 'read' by default, and {message}; say 'none', or 'read' if that is meant"
     yield from _check_tls(section)
 
 
@@ -48,10 +52,12 @@ def http_notices(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     """What an operator should know: what others can read on its way, or from a file, and settings without effect."""
     section = config.http
     if not section.port:
-        for name in ("host", "open", "tls_certificate", "tls_key", "cors_origins"):
+        for name in ("host", "open", "anonymous", "tls_certificate", "tls_key", "cors_origins"):
             if sources[f"http.{name}"] != DEFAULT:
                 yield f"http.{name} from {sources[f'http.{name}']} has no effect: there is no http.port"
         return
+    if not section.open and sources["http.anonymous"] != DEFAULT:
+        yield f"http.anonymous from {sources['http.anonymous']} has no effect: http.open is off"
     if section.tls_key is None:
         if not is_loopback(section.host):
             yield (

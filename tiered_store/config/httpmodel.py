@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -38,6 +38,7 @@ class HttpSection(Section):
     host: Annotated[str, BeforeValidator(parse_host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 0
     open: bool = False
+    anonymous: Literal["none", "read", "write"] = "read"
     tls_certificate: OptionalPath = None
     tls_key: OptionalPath = None
     cors_origins: CorsOrigins = ()

@@ -7,6 +7,8 @@ The rules, which docs/security.md states for operators:
   as a token can be given any.
 - Entries of build caches are ordinary objects under reserved names. Only an administrator touches those by key: all
   others reach them through :meth:`Grant.place`, which knows instances and quarantines.
+- Artifacts have one name here, ``sha256:``. Their names at the origin are reserved, too: a rule for those would be one
+  for artifacts that does not look like it. Only an administrator deletes artifacts, which are many owners' at once.
 - What a grant says depends on the key alone and never on what is stored, so no refusal tells whether a key exists.
 """
 
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from tiered_store.build.entry import ENTRY_PREFIX, QUARANTINE_PREFIX, Place
+from tiered_store.key import ARTIFACT_DIRECTORY, ARTIFACT_PREFIX
 from tiered_store.servers.credentials import hash_of
 from tiered_store.servers.sockets import PeerCredentials
 
@@ -42,18 +45,19 @@ __all__ = [
 ]
 
 Role: TypeAlias = Literal["read", "write", "admin"]
-#: What somebody without credentials may do with a build cache's instance, where the door lets such in at all.
+#: What somebody without credentials may do with a build cache's instance, or with objects, where the door lets such in
+#: at all.
 Anonymous: TypeAlias = Literal["none", "read", "write"]
 
 #: In a list of instances: all of them.
 EVERY_INSTANCE: Final = "*"
-_RESERVED: Final = (ENTRY_PREFIX, QUARANTINE_PREFIX)
+_RESERVED: Final = (ENTRY_PREFIX, QUARANTINE_PREFIX, ARTIFACT_DIRECTORY)
 #: A name, or an address in brackets, and a port; or an address of IPv6 alone.
 _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z._\-]+))(?::[0-9]{0,5})?\Z|([0-9a-f:.]+)\Z")
 #: The last of all characters, in the order of UTF-8's bytes.
 _LAST: Final = "\U0010ffff"
-#: An object under the bare name would keep a directory of a local origin from having it.
-_RESERVED_NAMES: Final = frozenset(prefix.removesuffix("/") for prefix in _RESERVED)
+#: An object under such a name would keep a local origin from making the directory.
+_RESERVED_NAMES: Final = frozenset({*(prefix.removesuffix("/") for prefix in _RESERVED), "artifacts"})
 
 
 class Right(enum.Enum):
@@ -62,7 +66,9 @@ class Right(enum.Enum):
     READ = "read"
     """To read an object, ask about it, and copy from it."""
     WRITE = "write"
-    """To put an object, delete it, and copy to it."""
+    """To put an object, and copy to it."""
+    DELETE = "delete"
+    """To delete an object; an artifact only for who has :attr:`ADMIN`."""
     LIST = "list"
     """To see which objects there are."""
     ADMIN = "admin"
@@ -71,7 +77,7 @@ class Right(enum.Enum):
 
 _RIGHTS: Final[Mapping[Role, frozenset[Right]]] = {
     "read": frozenset({Right.READ}),
-    "write": frozenset({Right.READ, Right.WRITE}),
+    "write": frozenset({Right.READ, Right.WRITE, Right.DELETE}),
     "admin": frozenset(Right),
 }
 
@@ -128,12 +134,14 @@ class AccessSettings:
             the socket may do everything, as on the native one.
         is_open: whether somebody without credentials is let in over TCP, from this machine.
         anonymous: what such a one may do with a build cache, by its instance; ``*`` is for those not named.
+        anonymous_objects: and with objects.
     """
 
     tokens: Sequence[TokenRule] = ()
     peers: Sequence[PeerRule] = ()
     is_open: bool = False
     anonymous: Mapping[str, Anonymous] = field(default_factory=dict)
+    anonymous_objects: Anonymous = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,8 @@ class Grant:
         """
         if Right.ADMIN in self._rights:
             return True
+        if right is Right.DELETE and key.startswith(ARTIFACT_PREFIX):
+            return False
         return right in self._rights and key.startswith(self._prefixes) and not _is_reserved(key)
 
     def may_any(self, right: Right) -> bool:
@@ -184,7 +194,8 @@ class Grant:
 
     def may_all(self, right: Right, prefix: str) -> bool:
         """Whether the right is given for every key that begins with a prefix, whatever there is or will be."""
-        hides = any(reserved.startswith(prefix) for reserved in _RESERVED)
+        kept = (*_RESERVED, ARTIFACT_PREFIX) if right is Right.DELETE else _RESERVED
+        hides = any(reserved.startswith(prefix) for reserved in kept)
         return self.may(right, prefix) and (not hides or Right.ADMIN in self._rights)
 
     def place(self, dialect: str, instance: str, right: Right) -> Place | None:
@@ -214,8 +225,8 @@ def beyond_hidden(key: str) -> str:
     Whoever may list something may read all of that but what is reserved. So nothing that could be shown is left out,
     pages full of hidden keys are not fetched, and where a listing goes on tells no reserved key.
     """
-    reserved, slash, _ = key.partition("/")
-    return reserved + slash + _LAST if slash else reserved
+    reserved = next((prefix for prefix in _RESERVED if key.startswith(prefix)), "")
+    return reserved + _LAST if reserved else key
 
 
 def _is_reserved(key: str) -> bool:
@@ -264,11 +275,14 @@ def _grant_of(kind: str, rule: Rule) -> Grant:
 
 
 def _open_grant(settings: AccessSettings) -> Grant:
-    """Programs of this machine, where the operator has opened the door to them: all but what is an administrator's."""
-    rights = frozenset({Right.READ, Right.WRITE, Right.LIST})
+    """Programs of this machine, where the operator has opened the door to them. They list nothing."""
+
+    def rights(kind: Anonymous) -> frozenset[Right]:
+        return frozenset() if kind == "none" else _RIGHTS[kind]
+
     named: Mapping[str, Anonymous] = {EVERY_INSTANCE: "read", **settings.anonymous}
-    in_caches = {name: frozenset[Right]() if kind == "none" else _RIGHTS[kind] for name, kind in named.items()}
-    return Grant("anonymous", False, rights, ("",), in_caches)
+    in_caches = {name: rights(kind) for name, kind in named.items()}
+    return Grant("anonymous", False, rights(settings.anonymous_objects), ("",), in_caches)
 
 
 def is_own_name(host: str) -> bool:

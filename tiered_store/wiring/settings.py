@@ -61,6 +61,7 @@ def access_settings(config: Config) -> AccessSettings:
         peers=[PeerRule(_rule(peer), peer.uid, peer.gid) for peer in access.peers],
         is_open=config.http.open,
         anonymous={instance.name: instance.anonymous for instance in config.build.instances},
+        anonymous_objects=config.http.anonymous,
     )
 
 

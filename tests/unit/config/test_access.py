@@ -97,6 +97,17 @@ def test_the_environment_can_say_it(read: Read) -> None:
         (token('instances = ["a"]'), "access.tokens[1].prefixes: is missing: where instances are said"),
         (token('prefixes = ["/a"]\ninstances = []'), "access.tokens[1].prefixes: no key can start with '/a'"),
         (token('prefixes = ["build/x"]\ninstances = []'), "access.tokens[1].prefixes: only administrators reach"),
+        (
+            token('prefixes = ["artifacts/sha256/"]\ninstances = []'),
+            "access.tokens[1].prefixes: artifacts are not reached",
+        ),
+        (token('prefixes = [""]\ninstances = ["a"]'), "access.tokens[1].prefixes: '' covers artifacts, and those are"),
+        (token('prefixes = ["a", "sha"]\ninstances = []'), "access.tokens[1].prefixes: 'sha' covers artifacts"),
+        (
+            token('prefixes = [""]\ninstances = ["*"]\nquarantine = true\nrole = "write"'),
+            "access.tokens[1].prefixes: '' covers artifacts",
+        ),
+        (peer('prefixes = [""]\ninstances = ["a"]'), "access.peers[1].prefixes: '' covers artifacts"),
         (token('role = "admin"\nprefixes = []'), "access.tokens[1].prefixes: means nothing for role = 'admin'"),
         (token('role = "admin"\nquarantine = true'), "access.tokens[1].quarantine: means nothing for role = 'admin'"),
         (token('role = "write"\nquarantine = true'), "access.tokens[1].prefixes: is missing: quarantine"),
@@ -116,6 +127,22 @@ def test_faults(read: Read, tmp_path: Path, text: str, fault: str) -> None:
         read(text)
     (found,) = caught.value.faults
     assert str(found).startswith(f"{tmp_path}/c.toml: {fault}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        'role = "write"',
+        'prefixes = [""]\ninstances = ["*"]',
+        'prefixes = ["", "sha256:"]\ninstances = ["a"]',
+        'prefixes = ["sha256:ab"]\ninstances = []',
+        'prefixes = ["s/", "t"]\ninstances = ["a"]',
+        'prefixes = ["sha256:"]\ninstances = ["a"]\nquarantine = true\nrole = "write"',
+    ],
+)
+def test_rules_that_have_artifacts_because_they_say_so_or_bound_nothing(read: Read, text: str) -> None:
+    assert len(read(token(text)).config.access.tokens) == 1
 
 
 @pytest.mark.parametrize("text", ["{}", "[{}]", "'{}'", "[{{ name = 't', hash = '{}' }}]", "[{{ hash = '{}' }}]"])

@@ -47,6 +47,7 @@ def test_from_the_environment(tmp_path: Path) -> None:
         ("port = 8080", "http.port: nobody could do anything there"),
         ("port = 8080\nopen = true\nhost = '0.0.0.0'", "http.open: lets in who connects, and 0.0.0.0 is not of this"),
         ("port = 70000", "http.port: must be at most 65535"),
+        ("anonymous = 'all'", "http.anonymous: must be 'none', 'read' or 'write', not 'all'"),
         ("host = 'localhost'", "http.host: must be an IP address such as '127.0.0.1' or '::1', not 'localhost'"),
         ("socket = 'h'", "http.socket: must be an absolute path"),
         ("group = 'no such group'\nsocket = '/tmp/h'", "http.group: there is no group 'no such group'"),
@@ -56,6 +57,25 @@ def test_from_the_environment(tmp_path: Path) -> None:
 )
 def test_faults(tmp_path: Path, text: str, fault: str) -> None:
     assert fault in faults(tmp_path, f"[http]\n{text}")
+
+
+CLOSED = "\n[[build.instances]]\nname = 'x'\nanonymous = 'none'\n"
+
+
+def test_a_closed_instance_beside_an_open_door_wants_a_word_about_objects(tmp_path: Path) -> None:
+    door = "[http]\nport = 8080\nopen = true\n"
+    assert "http.anonymous: is 'read' by default" in faults(tmp_path, door + CLOSED)
+    for said in ("none", "read", "write"):
+        assert read(tmp_path, f"{door}anonymous = '{said}'\n{CLOSED}").config.http.anonymous == said
+
+
+def test_what_nobody_is_let_in_for(tmp_path: Path) -> None:
+    text = f"[http]\nsocket = '{tmp_path}/h'\nanonymous = 'none'\n"
+    (notice,) = read(tmp_path, text).notices
+    assert notice.endswith("has no effect: there is no http.port")
+    token = f"[[access.tokens]]\nname = 't'\nhash = 'sha256:{'0' * 64}'\n"
+    (notice,) = read(tmp_path, f"[http]\nport = 8080\nanonymous = 'none'\n{token}").notices
+    assert notice.endswith("has no effect: http.open is off")
 
 
 def test_two_doors_do_not_share_a_socket(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tiered_store.build.entry import Place
 from tiered_store.errors import InvalidKey
-from tiered_store.key import parse_key
+from tiered_store.key import name_of_key, parse_key
 from tiered_store.servers import access
 from tiered_store.servers.access import (
     AccessSettings,
@@ -26,7 +26,7 @@ from tiered_store.servers.access import (
 from tiered_store.servers.credentials import hash_of
 from tiered_store.servers.sockets import PeerCredentials
 
-READ, WRITE, LIST, ADMIN = Right.READ, Right.WRITE, Right.LIST, Right.ADMIN
+READ, WRITE, DELETE, LIST = Right.READ, Right.WRITE, Right.DELETE, Right.LIST
 PEER = PeerCredentials(pid=1, uid=1000, gid=100)
 ARTIFACT = "sha256:" + "0" * 64
 
@@ -50,11 +50,13 @@ def rights_for(grant: Grant, key: str) -> set[Right]:
         (token("t", "read"), "a", {READ}),
         (token("t", "read"), ARTIFACT, {READ}),
         (token("t", "read", can_list=True), "a", {READ, LIST}),
-        (token("t", "write"), "a", {READ, WRITE}),
-        (token("t", "write", can_list=True), "", {READ, WRITE, LIST}),
+        (token("t", "write"), "a", {READ, WRITE, DELETE}),
+        (token("t", "write"), ARTIFACT, {READ, WRITE}),
+        (token("t", "admin"), ARTIFACT, set(Right)),
+        (token("t", "write", can_list=True), "", {READ, WRITE, DELETE, LIST}),
         (token("t", "admin"), "a", set(Right)),
-        (token("t", "write", prefixes=("ci/", "x/")), "ci/a", {READ, WRITE}),
-        (token("t", "write", prefixes=("ci/", "x/")), "x/a", {READ, WRITE}),
+        (token("t", "write", prefixes=("ci/", "x/")), "ci/a", {READ, WRITE, DELETE}),
+        (token("t", "write", prefixes=("ci/", "x/")), "x/a", {READ, WRITE, DELETE}),
         (token("t", "write", prefixes=("ci/", "x/"), can_list=True), "ci", set()),
         (token("t", "write", prefixes=("ci/",), can_list=True), "", set()),
         (token("t", "write", prefixes=("ci/",)), "cix/a", set()),
@@ -69,17 +71,30 @@ def test_what_a_token_may_do_with_a_key(rule: TokenRule, key: str, rights: set[R
 
 
 @pytest.mark.parametrize(
-    "key", ["build/ccache/x/k", "quarantine/pr/ccache/x/k", "build/", "quarantine/", "build", "quarantine"]
+    "key",
+    [
+        "build/ccache/x/k",
+        "quarantine/pr/ccache/x/k",
+        "build/",
+        "quarantine/",
+        "build",
+        "quarantine",
+        name_of_key(parse_key(ARTIFACT)),
+        "artifacts/sha256/",
+        "artifacts/sha256",
+        "artifacts",
+    ],
 )
-def test_entries_of_build_caches_are_for_administrators_only(key: str) -> None:
+def test_what_administrators_only_reach_by_key(key: str) -> None:
+    prefixes = ("build/", "quarantine/", "artifacts/", "artifacts/sha256/", key)
     assert rights_for(granted(token("t", "write", can_list=True)), key) == set()
-    assert rights_for(granted(token("t", "write", can_list=True, prefixes=("build/", "quarantine/"))), key) == set()
+    assert rights_for(granted(token("t", "write", can_list=True, prefixes=prefixes)), key) == set()
     assert rights_for(granted(token("t", "admin")), key) == set(Right)
 
 
-def test_names_that_only_look_like_those_of_build_caches() -> None:
-    for key in ("builds/a", "build.txt", "quarantined", "a/build/b"):
-        assert rights_for(granted(token("t", "write")), key) == {READ, WRITE}
+def test_names_that_only_look_like_those() -> None:
+    for key in ("builds/a", "build.txt", "quarantined", "a/build/b", "artifacts/a", "artifacts/sha2", "artifacts2"):
+        assert rights_for(granted(token("t", "write")), key) == {READ, WRITE, DELETE}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +117,17 @@ def test_every_key_below_a_prefix(rule: TokenRule, prefix: str, allowed: bool) -
     assert granted(rule).may_all(WRITE, prefix) is allowed
 
 
+@pytest.mark.parametrize("prefix", ["sha256:", "sha256:ab", "s", "sha", "a", "artifacts/", "artifacts/sha256/"])
+def test_artifacts_are_deleted_by_administrators_only(prefix: str) -> None:
+    assert not granted(token("t", "write", can_list=True)).may_all(DELETE, prefix)
+    assert granted(token("t", "admin")).may_all(DELETE, prefix)
+
+
+def test_other_prefixes_are_deleted_by_writers() -> None:
+    for prefix in ("sessions/", "si", "art/", "artifacts/mine/"):
+        assert granted(token("t", "write")).may_all(DELETE, prefix)
+
+
 @pytest.mark.parametrize(
     ("rule", "right", "allowed"),
     [
@@ -120,6 +146,8 @@ def test_a_listing_that_ends_with_a_hidden_key_goes_on_behind_all_of_them() -> N
         assert key < beyond_hidden(key) < "build0"
     assert "k" not in beyond_hidden("quarantine/pr/nx/repo/k")
     assert beyond_hidden("build") == "build"  # "build.txt" comes before "build/"
+    assert "artifacts/sha256/a" < beyond_hidden("artifacts/sha256/0") < "artifacts/sha257"
+    assert beyond_hidden("artifacts") == "artifacts"  # "artifacts/mine" may be shown
     parse_key(beyond_hidden("build/a"))
 
 
@@ -197,8 +225,20 @@ def test_over_tcp_nobody_may_do_anything_without_a_token() -> None:
 def test_an_open_door_is_open_to_this_machine_only() -> None:
     gate = Gate(AccessSettings(is_open=True))
     assert rights_for(gate.of(Caller()), "a") == set()
-    assert rights_for(gate.of(Caller(is_local=True)), "a") == {READ, WRITE, LIST}
+    assert rights_for(gate.of(Caller(is_local=True)), "a") == {READ}
     assert rights_for(gate.of(Caller(is_local=True)), "build/nx/repo/k") == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rights", "of_artifacts"),
+    [("none", set(), set()), ("read", {READ}, {READ}), ("write", {READ, WRITE, DELETE}, {READ, WRITE})],
+)
+def test_what_the_open_door_lets_do_with_objects(kind: Any, rights: set[Right], of_artifacts: set[Right]) -> None:
+    grant = Gate(AccessSettings(is_open=True, anonymous_objects=kind)).of(Caller(is_local=True))
+    assert rights_for(grant, "a") == rights
+    assert rights_for(grant, ARTIFACT) == of_artifacts
+    assert rights_for(grant, "") == rights  # and none to list
+    assert grant.place("nx", "repo", READ) == Place("nx", "repo")
 
 
 @pytest.mark.parametrize(

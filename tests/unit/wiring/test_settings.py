@@ -51,6 +51,7 @@ def test_who_may_do_what(configured) -> None:
         [http]
         port = 8080
         open = true
+        anonymous = "write"
         """
     )
     ci = Rule("ci", "write", ("a/",), can_list=True, instances=frozenset({"x", "y"}), quarantine=True)
@@ -59,6 +60,7 @@ def test_who_may_do_what(configured) -> None:
         peers=[PeerRule(Rule("me", "admin"), uid=7)],
         is_open=True,
         anonymous={"x": "write"},
+        anonymous_objects="write",
     )
 
 

@@ -120,7 +120,7 @@ async def _delete_prefix(exchange: Exchange) -> web.StreamResponse:
     if not prefix:
         raise InvalidKey("an empty prefix would delete everything; name one", key="")
     exchange.require(Right.LIST, prefix)  # it tells how many there were, and removes what the sender does not know of
-    exchange.require_all(Right.WRITE, prefix)
+    exchange.require_all(Right.DELETE, prefix)
     return await exchange.reply_json({"deleted": await exchange.store.delete_prefix(prefix)})
 
 

@@ -218,7 +218,7 @@ async def _put(exchange: Exchange, key: Key | None) -> web.StreamResponse:
 async def _delete(exchange: Exchange) -> web.StreamResponse:
     """``DELETE``."""
     key = parse_key(exchange.path)
-    exchange.require(Right.WRITE, key)
+    exchange.require(Right.DELETE, key)
     if not await exchange.store.delete(key, condition=write_condition(exchange.headers)):
         raise NotFound("no such object", key=key)
     return await exchange.reply(204)

@@ -32,13 +32,15 @@ from tiered_store.config.model import Config
 from tiered_store.config.providers import said_origin
 from tiered_store.config.sizes import format_size
 from tiered_store.errors import StoreError
+from tiered_store.servers.access import Gate
 from tiered_store.servers.native import NativeDoor
 from tiered_store.servers.serial import SerialDoor
 from tiered_store.servers.sockets import ListenError, bind_tcp, bind_unix
 from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan, divide_descriptors, raise_descriptor_limit
 from tiered_store.wiring.doors import tool_doors
 from tiered_store.wiring.opening import OpenStore, open_store
-from tiered_store.wiring.settings import native_limits
+from tiered_store.wiring.reloading import Reloading, SecretDoor
+from tiered_store.wiring.settings import access_settings, native_limits
 
 __all__ = ["notify_systemd", "resident_bytes", "serve"]
 
@@ -132,7 +134,12 @@ class _Door(Protocol):
 
 
 class _Stop:
-    """The signals. The first SIGTERM or SIGINT asks for an orderly stop, a second one ends the process."""
+    """The signals. The first SIGTERM or SIGINT asks for an orderly stop, a second one ends the process.
+
+    Attributes:
+        listeners: what a process that ends at once must close.
+        reload: set by SIGHUP.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asked = asyncio.Event()
@@ -140,7 +147,8 @@ class _Stop:
         self.listeners = Listeners()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number.name)
-        loop.add_signal_handler(signal.SIGHUP, self._ignore)
+        self.reload = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
 
     async def wait(self) -> str:
         """Return what asked for the stop, once something did: the name of a signal, as a rule."""
@@ -158,9 +166,6 @@ class _Stop:
             _log.warning("stopping at once", extra={"signal": name})
             leave(self.listeners)
         self.ask(name)
-
-    def _ignore(self) -> None:
-        _log.warning("SIGHUP ignored: settings are read at the start only; restart to change them")
 
 
 def leave(listeners: Listeners) -> None:
@@ -202,7 +207,8 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
     """Accept clients until a signal comes; whether all of them could be finished in time."""
     config = loaded.config
     counted: dict[str, Callable[[], dict[str, object]]] = {}
-    tools = tool_doors(config, opened.build, stop.listeners.tools, stop=partial(stop.ask, "client"))
+    gate = Gate(access_settings(config))
+    tools = tool_doors(config, opened.build, gate, stop.listeners.tools, stop=partial(stop.ask, "client"))
     door = NativeDoor(
         opened.store,
         stop.listeners.native,
@@ -218,11 +224,13 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
         name=f"tiered_store {__version__}",
     )
     doors: list[_Door] = [door, *tools]
+    secret: SecretDoor | None = None
     if stop.listeners.http:
         from tiered_store.wiring.http import start_http  # takes long to import, and most daemons have none
 
-        http = await start_http(config, plan, opened, stop.listeners.http, door.statistics)
+        http = await start_http(config, plan, opened, gate, stop.listeners.http, door.statistics)
         doors.append(http)
+        secret = http if config.http.port and config.http.tls_key is not None else None
         counted["http"] = http.counters
     # What is there now stays as long as the process: the collector need not look at it again.
     gc.freeze()
@@ -232,8 +240,10 @@ async def _serve(loaded: Loaded, plan: DescriptorPlan, opened: OpenStore, stop: 
     for tool in tools:
         tool.start()
     _log.info("started", extra={"version": __version__, **_described(loaded, plan, time.monotonic() - began)})
+    reloading = asyncio.create_task(Reloading(loaded, gate, secret).run(stop.reload))
     notify_systemd("READY=1")
     reason = await stop.wait()
+    reloading.cancel()
     _log.info("stopping", extra={"signal": reason, "connections": sum(open_.connections for open_ in doors)})
     notify_systemd("STOPPING=1")
     clean = all(await asyncio.gather(*(open_.drain(config.server.drain_timeout_s) for open_ in doors)))

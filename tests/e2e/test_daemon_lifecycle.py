@@ -159,13 +159,6 @@ def test_paths_that_are_wrong_are_faults_and_touch_nothing(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.toml", "file"]
 
 
-def test_sighup_is_ignored(daemon: RunningDaemon) -> None:
-    daemon.process.send_signal(signal.SIGHUP)
-    daemon.client().ping()
-    assert daemon.stop() == 0
-    assert any(event.startswith("SIGHUP ignored") for event in daemon.events())
-
-
 def test_what_is_under_way_is_finished(daemon: RunningDaemon) -> None:
     with uploading(daemon, "slow") as upload:
         daemon.process.send_signal(signal.SIGTERM)

@@ -66,7 +66,7 @@ def new(
     """Make a token called NAME, and the lines of the configuration by which the daemon will know it.
 
     The token is printed once and kept nowhere: the configuration holds its hash only. The daemon knows it after a
-    restart.
+    reload (SIGHUP) or a restart.
     """
     from tiered_store.servers.credentials import hash_of, new_token
 

@@ -7,8 +7,9 @@ configuration with faults raises all of them at once, and one without has only b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,13 @@ class Loaded:
     Attributes:
         config: the settings.
         sources: by ``section.name``, where the value came from (a file, variable, flag or ``"default"``).
+        again: reads it once more, from the same places as they are then; raises ConfigError as :func:`load` does.
         notices: what the operator should know; for the log.
     """
 
     config: Config
     sources: Mapping[str, str]
+    again: Callable[[], Loaded] = field(compare=False, repr=False)
     notices: tuple[str, ...] = ()
 
 
@@ -123,7 +126,8 @@ def load(
         raise ConfigError(reading.faults)
     of_s3, of_cdn = (*unused_notices(config, sources, named), *s3_notices(config)), cdn_notices(config, sources)
     others = (*journal_notices(config), *access_notices(config), *http_notices(config, sources))
-    return Loaded(config, sources, (*reading.notices, *of_s3, *of_cdn, *others))
+    again = partial(load, file, flags=flags, environment=environment, uid=uid, home=home)
+    return Loaded(config, sources, again, (*reading.notices, *of_s3, *of_cdn, *others))
 
 
 def _home() -> Path:

@@ -7,7 +7,6 @@ a peer that was let in is counted until it has gone, and none is let in beyond t
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -16,15 +15,12 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from tiered_store.aio.channel import Channel
 from tiered_store.errors import DaemonUnavailable, PermissionDenied, StoreError
+from tiered_store.servers.accepting import Accepting
 from tiered_store.servers.sockets import PeerCredentials, peer_credentials
 
 __all__ = ["Acceptor", "Admission", "Peer"]
 
-#: How long to stop accepting when the process has no descriptor left.
-_ACCEPT_PAUSE_S: Final = 0.5
 _CHECK_INTERVAL_S: Final = 1.0
-#: What accept says when the machine, not the peer, is short of something.
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Peer(Protocol):
@@ -103,8 +99,7 @@ class Acceptor(Generic[P]):
         refuse: Callable[[StoreError], bytes],
         log: logging.Logger,
     ) -> None:
-        listener.setblocking(False)
-        self._listener = listener
+        self._accepting = Accepting(listener, self._welcome, log)
         self._admission = admission
         self._make = welcome
         self._refuse = refuse
@@ -112,7 +107,6 @@ class Acceptor(Generic[P]):
         self._peers: set[P] = set()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_accepting = False
         self._all_gone = asyncio.Event()
         self.refused = 0  # peers that were not let in
 
@@ -122,28 +116,8 @@ class Acceptor(Generic[P]):
 
     def start(self) -> None:
         """Begin to accept."""
-        self._is_accepting = True
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._accepting.start()
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
-
-    def _accept(self) -> None:
-        """Take one: the loop calls again while there are more, and those that are connected have their turn between."""
-        try:
-            sock, _address = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            if error.errno not in _EXHAUSTED:
-                raise
-            self._log.error("cannot accept connections", extra={"error": str(error)})
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
-            return
-        self._welcome(sock)
-
-    def _accept_again(self) -> None:
-        if self._is_accepting:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _welcome(self, sock: socket.socket) -> None:
         """Make a connection of an accepted socket, or refuse it with a reason."""
@@ -181,10 +155,7 @@ class Acceptor(Generic[P]):
         Returns:
             whether all of them had finished within ``timeout_s`` seconds.
         """
-        if self._is_accepting:
-            self._is_accepting = False
-            self._loop.remove_reader(self._listener.fileno())
-        self._listener.close()
+        self._accepting.end()
         left = list(self._peers)
         self._all_gone.clear()
         for peer in left:

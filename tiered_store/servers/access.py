@@ -234,9 +234,19 @@ def _is_reserved(key: str) -> bool:
 
 
 class Gate:
-    """Says of each caller what it may do."""
+    """Says of each caller what it may do, by rules that can be replaced.
+
+    Attributes:
+        version: another one with each replacement; whoever keeps a grant for longer than a request asks again then.
+    """
 
     def __init__(self, settings: AccessSettings) -> None:
+        self.version = 0
+        self.replace(settings)
+
+    def replace(self, settings: AccessSettings) -> None:
+        """Judge by these rules from now on."""
+        self.version += 1
         self._tokens = [(known.digest, _grant_of("token", known.rule)) for known in settings.tokens]
         self._peers = [(known, _grant_of("peer", known.rule)) for known in settings.peers]
         self._everybody = _grant_of("unix socket", Rule("", "admin"))

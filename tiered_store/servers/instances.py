@@ -5,10 +5,14 @@ Each connection asks, and a compiler's cache makes one for every file that is co
 
 from __future__ import annotations
 
+from typing import Final
+
 from tiered_store.build.entry import Place
 from tiered_store.servers.access import Grant, Right
 
 __all__ = ["Instances"]
+
+_KNOWN_MAX: Final = 1024
 
 
 class Instances:
@@ -29,6 +33,8 @@ class Instances:
         """Where a caller's keys are, or None where it may not read them; and whether it may store any."""
         known = self._known.get((id(grant), instance))
         if known is None:
+            if len(self._known) >= _KNOWN_MAX:  # of rules that have been replaced, as a rule
+                self._known.clear()
             place = grant.place(self._dialect, instance, Right.READ)
             may_store = not self._read_only and grant.place(self._dialect, instance, Right.WRITE) is not None
             known = self._known[id(grant), instance] = (grant, place, may_store and place is not None)

@@ -16,7 +16,6 @@ from tiered_store.servers.instances import Instances
 from tiered_store.servers.resp.codec import error
 from tiered_store.servers.resp.session import RespSession, RespSettings
 from tiered_store.servers.serial import SerialDoor, SerialLimits
-from tiered_store.wiring.settings import access_settings
 
 __all__ = ["serial_limits", "tool_doors"]
 
@@ -24,6 +23,7 @@ __all__ = ["serial_limits", "tool_doors"]
 def tool_doors(
     config: Config,
     cache: BuildCache | None,
+    gate: Gate,
     sockets: Mapping[str, socket.socket],
     *,
     stop: Callable[[], None],
@@ -33,10 +33,10 @@ def tool_doors(
     Args:
         config: all settings.
         cache: what is served; there is one where sockets are configured, which the configuration's checks see to.
+        gate: says who may do what.
         sockets: listening, by the name of their section; owned by the doors from here on.
         stop: what a client's request to stop does, where that is allowed.
     """
-    gate = Gate(access_settings(config))
     doors = []
     if cache is not None and "resp" in sockets:
         settings = RespSettings(config.resp.instance, config.resp.read_only, __version__)

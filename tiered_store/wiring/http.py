@@ -17,7 +17,6 @@ from tiered_store.servers.http.exchange import Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.wiring.descriptors import CannotStart, DescriptorPlan
 from tiered_store.wiring.opening import OpenStore
-from tiered_store.wiring.settings import access_settings
 
 __all__ = ["http_limits", "start_http"]
 
@@ -40,6 +39,7 @@ async def start_http(
     config: Config,
     plan: DescriptorPlan,
     opened: OpenStore,
+    gate: Gate,
     sockets: Sequence[socket.socket],
     statistics: Callable[[], Mapping[str, object]],
 ) -> HttpDoor:
@@ -49,6 +49,7 @@ async def start_http(
         config: what it is told.
         plan: how many connections it may have.
         opened: what it serves.
+        gate: says who may do what.
         sockets: listening; owned by the door from here on.
         statistics: what ``/v1/stats`` answers.
 
@@ -56,7 +57,6 @@ async def start_http(
         CannotStart: the certificate cannot be used.
     """
     mounts = Mounts(*api_mounts(statistics), *_dialects(opened))
-    gate = Gate(access_settings(config))
     limits, origins = http_limits(config, plan), frozenset(config.http.cors_origins)
     tls = _tls(config.http)
     door = HttpDoor(opened.store, mounts, limits=limits, gate=gate, cors_origins=origins)

@@ -81,13 +81,23 @@ class CrshSession:
         self._cache = cache
         self._settings = settings
         self._output = output
-        self._grant = gate.of(Caller(peer=peer))
-        self._place, self._may_store = instances.of(self._grant, settings.instance)
+        self._gate = gate
+        self._instances = instances
+        self._peer = peer
         self.reader = CrshReader()
         self.is_over = False
+        self._judge()
+
+    def _judge(self) -> None:
+        """Ask what this client may do."""
+        self._granted_by = self._gate.version
+        self._grant = self._gate.of(Caller(peer=self._peer))
+        self._place, self._may_store = self._instances.of(self._grant, self._settings.instance)
 
     def refusal(self) -> StoreError | None:
         """See ``serial.Session``."""
+        if self._granted_by != self._gate.version:
+            self._judge()
         return None if self._may_store else self._denial()
 
     def _denial(self) -> PermissionDenied:
@@ -100,7 +110,9 @@ class CrshSession:
         return error(str(fault))
 
     def at_once(self, command: Request) -> bytes | None:
-        """See ``serial.Session``."""
+        """See ``serial.Session``. Every command comes by here first, so that each is judged by the rules there are."""
+        if self._granted_by != self._gate.version:
+            self._judge()
         if command.operation is Operation.GET and self._place is not None:
             hit = self._cache.peek(self._place, name_of(command.key))
             if hit is not None and isinstance(hit.body, bytes):

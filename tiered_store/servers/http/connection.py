@@ -56,6 +56,7 @@ class Connection(web.RequestHandler):
         "_stalled_bytes",
         "_stalled_since",
         "grant",
+        "granted_by",
         "is_last",
         "is_secret",
         "is_serving",
@@ -89,6 +90,7 @@ class Connection(web.RequestHandler):
         self.is_secret = False
         self.sender = Sender()
         self.grant: Grant | None = None
+        self.granted_by = 0  # the version of the rules
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A peer is here; one too many is told so."""

@@ -20,6 +20,7 @@ from tiered_store.servers.http.connection import Connection, Server
 from tiered_store.servers.http.cors import answer_headers, preflight_headers
 from tiered_store.servers.http.exchange import Exchange, Mounts
 from tiered_store.servers.http.files import Files
+from tiered_store.servers.http.handshakes import SecretListener
 from tiered_store.servers.http.heads import Heads
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import Refusal, refusal_of
@@ -36,8 +37,6 @@ _log = logging.getLogger("tiered_store.http")
 _CHECK_INTERVAL_S: Final = 1.0
 #: What a stop waits for threads that read files, and for requests that were cut off.
 _LEAVE_S: Final = 2.0
-#: What a peer may take to agree to the end of a secret connection.
-_CLOSE_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,9 @@ class HttpDoor:
         self._heads = Heads()
         self._server = Server(self._handle, self)
         self._servers: list[asyncio.Server] = []
+        self._secret: list[SecretListener] = []
         self._connections: set[Connection] = set()
+        self._expected: set[Connection] = set()
         self._running: set[asyncio.Task[Any] | None] = set()
         self.stats = HttpStats()
         self._loop = asyncio.get_running_loop()
@@ -97,21 +98,46 @@ class HttpDoor:
     async def start(self, listening: Sequence[Listening]) -> None:
         """Begin to accept."""
         for place in listening:
+            if place.tls is not None:
+                self._listen_in_secret(place.socket, place.tls)
+                continue
             create: Any = self._loop.create_server
             if place.socket.family == socket.AF_UNIX:
                 create = self._loop.create_unix_server
-            waits = {}
-            if place.tls is not None:  # what is not secret yet has the time that a request's headers have
-                waits = {
-                    "ssl_handshake_timeout": self.limits.header_timeout_s,
-                    "ssl_shutdown_timeout": _CLOSE_TIMEOUT_S,
-                }
-            self._servers.append(await create(self._server, sock=place.socket, ssl=place.tls, **waits))
+            self._servers.append(await create(self._server, sock=place.socket))
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
 
+    def _listen_in_secret(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        timeout_s = self.limits.header_timeout_s  # what is not secret yet has the time that a request's headers have
+        listener = SecretListener(sock, context, make=self._server, door=self, timeout_s=timeout_s)
+        self._secret.append(listener)
+        listener.start()
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Make secret what connects from now on with this."""
+        for listener in self._secret:
+            listener.context = context
+
+    def expect(self, connection: Connection) -> bool:
+        """Count a connection that is not secret yet; False where there are too many."""
+        if self._is_full:
+            self.stats.refused += 1
+            return False
+        self._expected.add(connection)
+        return True
+
+    def give_up(self, connection: Connection) -> None:
+        """It is not to be expected any more."""
+        self._expected.discard(connection)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._connections) + len(self._expected) >= self.limits.max_connections or self._is_draining
+
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False where there are too many."""
-        if len(self._connections) >= self.limits.max_connections or self._is_draining:
+        """Count a new connection, unless it is already; False where there are too many."""
+        self._expected.discard(connection)
+        if self._is_full:
             self.stats.refused += 1
             return False
         self._connections.add(connection)
@@ -173,10 +199,11 @@ class HttpDoor:
             self._log_slow(request, began)
 
     def _grant(self, connection: Connection, request: web.BaseRequest) -> Grant:
-        """What the sender may do. Of a unix socket's peer who shows no token, that is always the same."""
+        """What the sender may do. Of a unix socket's peer who shows no token, that is the same while the rules are."""
         if connection.sender.peer is not None and AUTHORIZATION not in request.headers:
-            if connection.grant is None:
+            if connection.grant is None or connection.granted_by != self._gate.version:
                 connection.grant = self._gate.of(Caller(peer=connection.sender.peer))
+                connection.granted_by = self._gate.version
             return connection.grant
         return self._gate.of(caller_of(connection.sender, request.headers, self._cors_origins))
 
@@ -202,6 +229,8 @@ class HttpDoor:
         self._is_draining = True
         for server in self._servers:
             server.close()
+        for listener in self._secret:
+            await listener.close()
         self._all_gone.clear()
         for connection in list(self._connections):
             connection.drain()

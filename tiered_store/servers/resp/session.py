@@ -79,8 +79,14 @@ class RespSession:
         self._null = NULL
         self._instance = settings.instance
         self.reader = RespReader({b"SET": 2, b"SETEX": 3})
+        self._token = ""
         self.is_over = False
-        self._enter(gate.of(Caller(peer=peer)))
+        self._judge()
+
+    def _judge(self) -> None:
+        """Ask what this client may do."""
+        self._granted_by = self._gate.version
+        self._enter(self._gate.of(Caller(self._token, self._peer)))
 
     def _enter(self, grant: Grant) -> None:
         """From now on this client may do this."""
@@ -91,6 +97,8 @@ class RespSession:
 
     def refusal(self) -> StoreError | None:
         """See ``serial.Session``."""
+        if self._granted_by != self._gate.version:
+            self._judge()
         if self._may_store:
             return None
         if self._settings.read_only:
@@ -106,7 +114,9 @@ class RespSession:
         return error(str(fault))
 
     def at_once(self, command: list[bytes]) -> bytes | None:
-        """See ``serial.Session``."""
+        """See ``serial.Session``. Every command comes by here first, so that each is judged by the rules there are."""
+        if self._granted_by != self._gate.version:
+            self._judge()
         if len(command) == 2 and command[0].upper() == b"GET" and self._values is not None:
             found = self._values.peek(command[1])
             if found is not None and isinstance(found.body, bytes):
@@ -214,6 +224,7 @@ class RespSession:
         place, _ = self._instances.of(grant, self._instance)
         if place is None or (len(words) > 1 and words[0] != b"default"):
             return error("invalid username-password pair or user is disabled.", "WRONGPASS")
+        self._token = token
         self._enter(grant)
         return OK
 

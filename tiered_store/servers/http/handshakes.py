@@ -96,6 +96,7 @@ class SecretListener:
     async def close(self) -> None:
         """Accept no more, and give up the handshakes under way."""
         self._accepting.end()
+        await asyncio.sleep(0)  # a task that is cancelled before it began would not close its socket
         left = list(self._under_way)
         for task in left:
             task.cancel()

@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tiered_store.aio.offload import Offload
 from tiered_store.aio.together import all_true
@@ -160,6 +160,10 @@ class BuildCache:
         """Whether each of these keys has its content; they are in use now."""
         stats = self.stats_of(place.dialect)
         return await self._deadlines.read(self._has_all(place, names, stats), stats) is True
+
+    async def judge(self, place: Place, work: Coroutine[Any, Any, bool]) -> bool:
+        """What ``work``, which asks about any number of keys, says within the time that one read has; else False."""
+        return await self._deadlines.read(work, self.stats_of(place.dialect), goes_on=False) is True
 
     async def parse(self, read: Callable[[bytes], T], body: Body) -> T:
         """What a function makes of all the bytes of a body; in a thread, unless they are few. Raises what it raises."""

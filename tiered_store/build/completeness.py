@@ -26,13 +26,17 @@ _TREES_AT_ONCE: Final = 8
 
 
 async def is_usable(cache: BuildCache, contents: Place, result: Body) -> bool:
-    """Whether what is behind a key of actions may be given out.
+    """Whether what is behind a key of actions may be given out; not if that is not known in the time of a read.
 
     Args:
         cache: where it came from.
         contents: where what it names is, by digest.
         result: the body, verified.
     """
+    return await cache.judge(contents, _is_usable(cache, contents, result))
+
+
+async def _is_usable(cache: BuildCache, contents: Place, result: Body) -> bool:
     if not body_size(result):
         return False
     if body_size(result) > _MESSAGE_MAX_BYTES:

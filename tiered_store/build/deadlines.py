@@ -47,10 +47,11 @@ class Deadlines:
         self._late = 0
         self._said_at = float("-inf")
 
-    async def read(self, work: Coroutine[Any, Any, T | None], stats: DialectStats) -> T | None:
+    async def read(self, work: Coroutine[Any, Any, T | None], stats: DialectStats, *, goes_on: bool = True) -> T | None:
         """What a read finds within its time; None for every fault.
 
-        A read that is late goes on for a while without its reader: who asks next finds what it brought.
+        A read that is late goes on for a while without its reader: who asks next finds what it brought. Where
+        ``goes_on`` is false it is ended: it is made of many reads, each of which has a time of its own.
         """
         begun = begin(self._without_faults(work, stats))
         if isinstance(begun, Finished):
@@ -64,7 +65,7 @@ class Deadlines:
         if done:
             return None if task.cancelled() else task.result()
         self._failed(stats, f"no answer within {self._read_timeout_s:g} s (build.read_timeout_s)")
-        if self._late >= _LATE_AT_ONCE:
+        if self._late >= _LATE_AT_ONCE or not goes_on:
             task.cancel()
         else:
             self._late += 1

@@ -7,9 +7,11 @@ error is a directory that is left in between, so a path that is not there yet ap
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import click
 
@@ -23,6 +25,11 @@ from tiered_store.client.trees.results import TreeInfo
 from tiered_store.errors import IntegrityError, NotFound, StoreError
 
 __all__ = ["ci"]
+
+#: In a directory beside a path: what is to become that path, with the mode that a new directory has.
+_TREE: Final = "tree"
+#: Something is at the path by now.
+_TAKEN: Final = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 _key_option = click.option("--key", required=True, metavar="KEY", help="The key; no commas.")
 _paths_argument = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
@@ -166,8 +173,7 @@ def _misses(*, strict: bool) -> Iterator[None]:
 def _restore_all(client: Client, entry: cicache.Entry, link_from: str | None) -> list[TreeInfo]:
     """Restore all paths of an entry.
 
-    A path that is not there is restored beside its name, and gets it when all the others are restored too. The name
-    beside it is the same each time, so that a restore after one that was killed goes on with what that has left.
+    A path that is not there is restored beside its name, and gets it when all the others are restored too.
 
     Raises:
         StoreError: of the store; then nothing has changed.
@@ -178,7 +184,7 @@ def _restore_all(client: Client, entry: cicache.Entry, link_from: str | None) ->
         if not there:
             raise NotFound("the store has lost this tree", key=key)
     trees: list[TreeInfo] = []
-    beside: list[tuple[str, str]] = []
+    beside: list[tuple[str, str, str]] = []
     in_place: list[tuple[str, str]] = []
     try:
         for saved in entry.saved:
@@ -186,21 +192,36 @@ def _restore_all(client: Client, entry: cicache.Entry, link_from: str | None) ->
             if os.path.lexists(target):
                 in_place.append((saved.tree, target))
             else:
-                staging = f"{target}.{saved.tree[7:23]}.part"
-                beside.append((staging, target))
-                trees.append(_get(client, saved.tree, staging, link_from))
-        for tree, target in in_place:
+                staging = _directory_beside(target)
+                beside.append((staging, saved.tree, target))
+                trees.append(_get(client, saved.tree, f"{staging}/{_TREE}", link_from))
+        trees += [_get_in_place(client, tree, target, link_from) for tree, target in in_place]
+        for staging, tree, target in beside:
             try:
-                trees.append(_get(client, tree, target, link_from))
-            except (StoreError, OSError) as error:
-                raise Refusal(StoreError(f"{target} is left in between, restore or remove it: {error}")) from error
-        for staging, target in beside:
-            os.rename(staging, target)  # noqa: PTH104
-    except (StoreError, OSError, Refusal):
-        for staging, _ in beside:
+                os.rename(f"{staging}/{_TREE}", target)  # noqa: PTH104
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+                _get_in_place(client, tree, target, link_from)  # another restore was quicker
+    finally:
+        for staging, _, _ in beside:
             shutil.rmtree(staging, ignore_errors=True)
-        raise
     return trees
+
+
+def _directory_beside(target: str) -> str:
+    """A directory that nobody has foreseen and nobody else can look into, on the file system of a path."""
+    os.makedirs(os.path.dirname(target) or ".", exist_ok=True)  # noqa: PTH103, PTH120
+    staging = f"{target}.{os.urandom(8).hex()}.part"
+    os.mkdir(staging, 0o700)  # noqa: PTH102
+    return staging
+
+
+def _get_in_place(client: Client, tree: str, target: str, link_from: str | None) -> TreeInfo:
+    try:
+        return _get(client, tree, target, link_from)
+    except (StoreError, OSError) as error:
+        raise Refusal(StoreError(f"{target} is left in between, restore or remove it: {error}")) from error
 
 
 def _get(client: Client, tree: str, path: str, link_from: str | None) -> TreeInfo:

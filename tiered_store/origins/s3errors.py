@@ -169,6 +169,11 @@ def _of_answer(error: ClientError, settings: S3Settings, name: str | None) -> St
         return PermissionDenied(text, key=name)
     if code in _BUSY:
         return OriginUnavailable(f"the origin asks for fewer requests ({code})", key=name)
+    return _unknown(operation, code, status, message, name)
+
+
+def _unknown(operation: str, code: str, status: int, message: str, name: str | None) -> OriginUnavailable:
+    """An answer that has no meaning of its own here: what it says, and whether it may pass."""
     text = f"the origin answers {operation} with {status or 'an error'}: {code}" + (
         f" ({message})" if message != code else ""
     )

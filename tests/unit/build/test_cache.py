@@ -255,6 +255,35 @@ async def test_reads_that_are_late_are_few(monkeypatch):
         assert len(build.cache._deadlines._reads) == 0
 
 
+async def test_a_judgement_made_of_many_reads_has_the_time_of_one_and_ends_with_it():
+    async with build_rig(BuildLimits(read_timeout_s=0.01)) as build:
+        ended = asyncio.Event()
+
+        async def read_after_read() -> bool:
+            try:
+                while True:
+                    await build.get(CCACHE, "a")
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        assert await build.cache.judge(CCACHE, read_after_read()) is False
+        await ended.wait()
+        await settle()
+        assert build.stats(CCACHE).failed == 1
+        assert len(build.cache._deadlines._reads) == 0
+
+
+@pytest.mark.parametrize("says", [True, False])
+async def test_a_judgement_in_time_is_what_it_says(says):
+    async def work() -> bool:
+        await asyncio.sleep(0)
+        return says
+
+    async with build_rig() as build:
+        assert await build.cache.judge(CCACHE, work()) is says
+
+
 async def test_a_reader_that_goes_takes_its_read_along():
     async with build_rig() as build:
         gate = build.rig.origin.hold("open")

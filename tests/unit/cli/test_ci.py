@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -190,14 +192,40 @@ def test_a_directory_that_is_left_in_between_is_an_error(run: Run, here: Path, s
     assert "modules is left in between" in result.stderr
 
 
-def test_a_restore_that_was_killed_is_gone_on_with(run: Run, here: Path, store: Store) -> None:
+def test_two_restores_at_once_do_not_meet(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first is beside the path, and gets there before it."""
     save(run, here, "k")
-    entry = json.loads(next(data for key, (_, data) in store.objects.items() if key.startswith("ci/")))
-    part = here / f"modules.{entry['paths'][0]['tree'][7:23]}.part"
-    make(part, {b"a": (b"one", False)})
-    told = restore(run, "--key", "k", "modules")
-    assert (told["new-bytes"], told["shared-bytes"]) == (3, 3)
-    assert (found(here / "modules"), part.exists()) == (TREE, False)
+    places: list[Path] = []
+    write = restoring.write_file
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(restoring, "write_file", write)
+        places.extend(here.glob("modules*"))
+        assert [stat.S_IMODE(place.stat().st_mode) for place in places] == [0o700]
+        assert restore(run, "--key", "k", "modules")["cache-hit"] == "true"
+        assert places[0].is_dir()
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(restoring, "write_file", meanwhile)
+    assert restore(run, "--key", "k", "modules")["cache-hit"] == "true"
+    assert len(places) == 1
+    assert found(here / "modules") == TREE
+    assert [path.name for path in here.glob("modules*")] == ["modules"]
+
+
+def test_names_beside_a_path_are_foreseen_by_nobody(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(run, here, "k")
+    real = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: b"\1" * size)
+    (here / "elsewhere").mkdir()
+    (here / f"modules.{'01' * 8}.part").symlink_to(here / "elsewhere")
+    assert run("ci", "restore", "--key", "k", "modules").exit_code == 1  # if somebody could, it would be an error
+    assert list((here / "elsewhere").iterdir()) == []
+    monkeypatch.setattr(os, "urandom", real)
+    restore(run, "--key", "k", "modules")
+    expected = here / "mode"
+    expected.mkdir()
+    assert (here / "modules").stat().st_mode == expected.stat().st_mode
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ class HttpStats:
     failures: int = 0  # of those, with a 5xx
     cut_off: int = 0  # connections ended because the peer let the daemon wait for too long
     refused: int = 0  # connections closed as they came: all were in use
+    forbidden: dict[str, int] = field(default_factory=dict)  # requests refused for want of a right, by who asked
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ def api_mounts(statistics: Callable[[], Mapping[str, object]]) -> tuple[Mount, .
         return await exchange.reply_json(statistics())
 
     return (
-        Mount("v1/objects", _objects),
+        Mount("v1/objects", _objects, ends_in_key=True),
         Mount("v1/artifacts", handle_artifact),
         Mount("v1/exists", _alone({"POST": _exists})),
         Mount("v1/copy", _alone({"POST": _copy})),

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.hdrs import AUTHORIZATION, TRANSFER_ENCODING
 
 from tiered_store.errors import StoreError
@@ -35,6 +35,9 @@ __all__ = ["HttpDoor", "Listening"]
 _log = logging.getLogger("tiered_store.http")
 
 _CHECK_INTERVAL_S: Final = 1.0
+_VERSIONS: Final = (HttpVersion11, HttpVersion10)
+#: Callers that are counted by name.
+_NAMES_MAX: Final = 4096
 #: What a stop waits for threads that read files, and for requests that were cut off.
 _LEAVE_S: Final = 2.0
 
@@ -172,11 +175,11 @@ class HttpDoor:
             headers_of_all=answer_headers(request.headers, origins) if origins else {},
         )
         try:
+            if request.version is not HttpVersion11 or TRANSFER_ENCODING in request.headers:
+                _check_framing(request)
             asked = preflight_headers(request.method, request.headers, origins) if origins else None
             if asked is not None:
                 return await exchange.reply(204, b"", asked)
-            if TRANSFER_ENCODING in request.headers:
-                _check_coding(request)
             target = parse_target(request.raw_path)
             mount, rest = self._mounts.find(target)
             exchange.aim(rest, target.query)
@@ -216,9 +219,17 @@ class HttpDoor:
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
         self.stats.failures += refusal.status >= 500
         self.stats.cut_off += refusal.status == 408
+        if refusal.is_of_right:
+            self._count_forbidden(exchange.grant.name)
         if exchange.has_begun:  # an answer has begun: its end must not look like one
             return exchange.abort()
         return await exchange.reply_problem(refusal)
+
+    def _count_forbidden(self, name: str) -> None:
+        """Count a refusal by who asked: as many names as rules, and with each reload perhaps others."""
+        forbidden = self.stats.forbidden
+        if name in forbidden or len(forbidden) < _NAMES_MAX:
+            forbidden[name] = forbidden.get(name, 0) + 1
 
     async def drain(self, timeout_s: float) -> bool:
         """Stop accepting, let requests under way finish, then close every connection.
@@ -259,12 +270,17 @@ class HttpDoor:
         return is_clean
 
 
-def _check_coding(request: web.BaseRequest) -> None:
+def _check_framing(request: web.BaseRequest) -> None:
     """Refuse what somebody in between may have read in another way, or what would be stored with its coding.
 
     Raises:
-        Refusal: a coding beside "chunked", or any at all from a client too old to know them (RFC 9112, section 6.1).
+        Refusal: a version that is not spoken here, the one without a name (0.9) included; a coding beside "chunked", or
+            any at all from a client too old to know them (RFC 9112, section 6.1).
     """
+    if request.version not in _VERSIONS:
+        raise Refusal(400, "BadVersion", "of HTTP the versions 1.1 and 1.0 are spoken here", closes=True)
+    if TRANSFER_ENCODING not in request.headers:
+        return
     codings = ",".join(request.headers.getall(TRANSFER_ENCODING)).strip().lower()
     if codings != "chunked" or request.version < HttpVersion11:
         raise Refusal(400, "BadHeader", "Transfer-Encoding must be 'chunked', and nothing before HTTP/1.1", closes=True)

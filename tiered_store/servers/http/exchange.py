@@ -22,7 +22,7 @@ from tiered_store.servers.http.heads import Heads, date_line, has_no_body, head_
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import granted_place, refusal_of_right
-from tiered_store.servers.http.target import Target, parse_query
+from tiered_store.servers.http.target import ALL_PLAIN, Target, parse_query
 from tiered_store.store.reading import PIECE_BYTES
 from tiered_store.store.store import Store
 
@@ -254,11 +254,14 @@ class Mount:
         handle: answers; ``exchange.path`` is what follows the prefix.
         joins_slashes: whether slashes that stand together count as one, for tools that glue URLs; else they are
             refused.
+        ends_in_key: whether what follows the prefix is a key, in which an escaped slash means a slash; elsewhere there
+            is nothing at a path with one.
     """
 
     prefix: str
     handle: Handler
     joins_slashes: bool = False
+    ends_in_key: bool = False
 
 
 class Mounts:
@@ -279,7 +282,7 @@ class Mounts:
         """The mount of a path, and what follows its prefix.
 
         Raises:
-            Refusal: there is none, or it does not take slashes that stand together.
+            Refusal: there is none, or it does not take slashes that stand together or are escaped.
         """
         first, _, rest = target.path.partition("/")
         second, _, beyond = rest.partition("/")
@@ -288,8 +291,13 @@ class Mounts:
             rest = beyond
         else:
             mount = self._table.get(first)
-        if mount is None:
+        if mount is None or (target.plain_segments < ALL_PLAIN and not _takes(mount, target)):
             raise Refusal(404, "NoSuchPath", "nothing is served at this path")
         if target.has_double_slash and not mount.joins_slashes:
             raise Refusal(400, "BadTarget", "a path must not contain an empty segment ('//')")
         return mount, rest
+
+
+def _takes(mount: Mount, target: Target) -> bool:
+    """Whether a mount takes a path's escaped slashes: all in the key, and none in the prefix."""
+    return mount.ends_in_key and target.plain_segments > mount.prefix.count("/")

@@ -58,6 +58,8 @@ class Refusal(Exception):
         detail: one sentence for a human.
         headers: further headers of the answer.
         closes: whether the connection must end with it, because what the peer sends next cannot be understood.
+        fields: further ones of the problem document.
+        is_of_right: whether it is for want of a right.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Refusal(Exception):
         headers: Mapping[str, str] | None = None,
         closes: bool = False,
         fields: Mapping[str, Any] | None = None,
+        is_of_right: bool = False,
     ) -> None:
         super().__init__(detail)
+        self.is_of_right = is_of_right
         self.status = status
         self.code = code
         self.detail = detail

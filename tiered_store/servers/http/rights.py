@@ -87,9 +87,10 @@ def _is_programs_own(headers: CIMultiDictProxy[str], cors_origins: Collection[st
 def refusal_of_right(grant: Grant) -> Refusal:
     """The answer to somebody who may not do this: credentials are wanted, or these are not enough."""
     if grant.is_known:
-        return Refusal(403, "PermissionDenied", f"{grant.name} may not do this")
+        return Refusal(403, "PermissionDenied", f"{grant.name} may not do this", is_of_right=True)
     challenge = {"WWW-Authenticate": _CHALLENGE}
-    return Refusal(401, "Unauthenticated", "this needs a token that is known (access.tokens)", headers=challenge)
+    detail = "this needs a token that is known (access.tokens)"
+    return Refusal(401, "Unauthenticated", detail, headers=challenge, is_of_right=True)
 
 
 def granted_place(grant: Grant, dialect: str, instance: str, right: Right) -> Place:
@@ -110,5 +111,5 @@ def granted_place(grant: Grant, dialect: str, instance: str, right: Right) -> Pl
     if place is not None:
         return place
     if right is Right.READ:
-        raise Refusal(404, "NotFound", "nothing is there")
-    raise Refusal(403, "PermissionDenied", f"{grant.name} may not write to this build cache")
+        raise Refusal(404, "NotFound", "nothing is there", is_of_right=True)
+    raise Refusal(403, "PermissionDenied", f"{grant.name} may not write to this build cache", is_of_right=True)

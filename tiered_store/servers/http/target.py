@@ -12,11 +12,13 @@ from urllib.parse import unquote_to_bytes
 
 from tiered_store.servers.http.problems import Refusal
 
-__all__ = ["Target", "parse_query", "parse_target"]
+__all__ = ["ALL_PLAIN", "Target", "parse_query", "parse_target"]
 
 #: A key's 1,024 bytes, each as three, and what stands before them; the request line's own bound is above this.
 _PATH_MAX_BYTES: Final = 4096
 _QUERY_FIELDS_MAX: Final = 64
+#: More than any path has segments.
+ALL_PLAIN: Final = 2**16
 #: What needs no decoding and breaks no rule, seen at one glance; no segment starts with a dot.
 _PLAIN: Final = re.compile(r"/(?:[A-Za-z0-9_\-:~][A-Za-z0-9_.\-:~]*/)*[A-Za-z0-9_\-:~][A-Za-z0-9_.\-:~]*\Z")
 _ORIGIN: Final = re.compile(
@@ -35,11 +37,14 @@ class Target(NamedTuple):
         path: decoded, without the slash that it begins with.
         query: as it was sent.
         has_double_slash: whether slashes stood together; ``path`` has one for each such run.
+        plain_segments: how many segments, of those that were sent, come before the first with an escaped slash in it.
+            That one is no delimiter (RFC 3986, section 2.2): it means ``/`` in a key, and nowhere else.
     """
 
     path: str
     query: str = ""
     has_double_slash: bool = False
+    plain_segments: int = ALL_PLAIN
 
 
 def parse_target(raw: str) -> Target:
@@ -65,7 +70,14 @@ def parse_target(raw: str) -> Target:
     if "." in segments or ".." in segments:
         raise Refusal(400, "BadTarget", "a path must not contain a '.' or '..' segment")
     kept = [segment for segment in segments[:-1] if segment] + segments[-1:]
-    return Target("/".join(kept), query, len(kept) != len(segments))
+    return Target("/".join(kept), query, len(kept) != len(segments), _plain_segments(path))
+
+
+def _plain_segments(path: str) -> int:
+    if "%2f" not in path.lower():
+        return ALL_PLAIN
+    sent = [segment for segment in path.lower().split("/") if segment]
+    return next(number for number, segment in enumerate(sent) if "%2f" in segment)
 
 
 def parse_query(raw: str) -> dict[str, str]:

@@ -15,9 +15,12 @@ import pytest
 from tests.support.doors import eventually
 from tests.support.http import served_http
 from tests.support.tls import certificates_in
+from tiered_store.servers.access import AccessSettings, PeerRule, Rule, TokenRule
+from tiered_store.servers.credentials import hash_of
 from tiered_store.servers.http.api import api_mounts
 from tiered_store.servers.http.exchange import Exchange, Mount, Mounts
 from tiered_store.servers.http.limits import HttpLimits
+from tiered_store.servers.http.problems import Refusal
 from tiered_store.servers.http.target import parse_target
 from tiered_store.store.reading import PIECE_BYTES
 
@@ -109,6 +112,25 @@ def test_mounts() -> None:
     }
     with pytest.raises(ValueError, match="two mounts"):
         Mounts(one, one)
+
+
+def test_an_escaped_slash_is_one_in_a_key_and_nowhere_else() -> None:
+    key, other = Mount("v1/objects", None, ends_in_key=True), Mount("nx", None, joins_slashes=True)  # type: ignore[arg-type]
+    mounts = Mounts(key, other)
+    assert mounts.find(parse_target("/v1/objects/a%2Fb/c")) == (key, "a/b/c")
+    for raw in ("/v1%2fobjects/a", "/v1/objects%2Fa", "/v1%2Fobjects%2Fa", "/nx/i%2Fa", "/nx%2Fi/a", "//nx//i%2fa"):
+        with pytest.raises(Refusal) as caught:
+            mounts.find(parse_target(raw))
+        assert (caught.value.status, caught.value.code) == (404, "NoSuchPath"), raw
+
+
+async def test_refusals_for_want_of_a_right_are_counted_by_who_asked() -> None:
+    rules = [TokenRule(Rule(name, "read", prefixes=("a/",)), hash_of(name)) for name in ("one", "two")]
+    access = AccessSettings(tokens=rules, peers=[PeerRule(Rule("me", "read", prefixes=()))])
+    async with served_http(*API, access=access) as it:
+        for token, key in (("one", "a/x"), ("one", "b"), ("two", "b"), ("one", "c"), ("unknown", "b")):
+            assert (await it.ask("GET", f"/v1/objects/{key}", Authorization=f"Bearer {token}")).status in {403, 404}
+        assert it.door.counters()["forbidden"] == {"token one": 2, "token two": 1, "peer me": 1}
 
 
 @pytest.mark.parametrize("is_secret", [True, False])

@@ -34,6 +34,37 @@ async def only_connection(it: ServedHttp):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /v1/health",
+        b"GET /v1/health ",
+        b"GET /v1/health HTTP/0.9",
+        b"GET /v1/health HTTP/2.0",
+        b"GET /v1/health HTTP/1.2",
+        b"GET /v1/health HTTP/3",
+        b"GET /v1/health HTTP/11.1",
+        b"PRI * HTTP/2.0",
+        b"OPTIONS /v1/health HTTP/0.9",
+    ],
+)
+async def test_versions_that_are_not_spoken_here(line: bytes) -> None:
+    async with served_http(*API, cors_origins=["https://a.example"]) as it:
+        answer = await it.raw(
+            line + b"\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: GET\r\n\r\n" + GET
+        )
+        assert statuses(answer) == [400]
+        assert b'status": "ok' not in answer
+
+
+async def test_a_line_without_a_version_and_nothing_else() -> None:
+    async with served_http(*API) as it:
+        reader, writer = await asyncio.open_unix_connection(it.path)
+        writer.write(b"GET /v1/health\r\n\r\n")
+        assert statuses(await reader.read()) == [400]
+        writer.close()
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

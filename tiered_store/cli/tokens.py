@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["promote", "token"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")  # as build/entry.py has it
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Entries are looked at so many at a time.
 _BATCH = 256
 
@@ -98,6 +100,21 @@ class _Counts:
     promoted: int = 0
     kept: int = 0
     incomplete: int = 0
+    later: int = 0
+
+
+def _time(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime:
+    """A moment; this one where none is said."""
+    if value is None:
+        return datetime.now(UTC)
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        message = f"{value!r} is no time such as 2026-03-01T12:00:00+00:00"
+        raise click.BadParameter(message, context, parameter)
+    return found
 
 
 @click.command()
@@ -106,6 +123,12 @@ class _Counts:
 @click.option("--dialect", callback=_name, metavar="NAME", help="Only what one kind of tool has written, e.g. ccache.")
 @click.option("--overwrite", is_flag=True, help="Also where everybody sees another entry under the same key.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option(
+    "--as-of",
+    callback=_time,
+    metavar="TIME",
+    help="Leave what was stored since then, such as the time that a --dry-run says. Default: now.",
+)
 @as_json_option
 @click.pass_context
 def promote(
@@ -115,27 +138,33 @@ def promote(
     dialect: str | None,
     overwrite: bool,
     dry_run: bool,
+    as_of: datetime,
     json_output: bool,
 ) -> None:
     """Let everybody see what a quarantined WRITER has stored.
 
     INSTANCE says which. Whoever promotes vouches for it: nothing here can tell a right output from a wrong one. An
     entry is brought over if its content is there; what everybody sees already stays, and what was dealt with leaves
-    the quarantine. Incomplete entries stay.
+    the quarantine. Incomplete entries stay, and so do those that were stored after --as-of: nobody has vouched for what
+    the writer puts there meanwhile.
     """
     counts = _Counts()
+    until_ns = (as_of - _EPOCH) // timedelta(microseconds=1) * 1000
     with connect(context, is_long=True) as client:
         for batch in _quarantined(client, writer, instance, dialect):
-            _promote(client, batch, counts, overwrite=overwrite, dry_run=dry_run)
-    found = {"promoted": counts.promoted, "kept": counts.kept, "incomplete": counts.incomplete}
+            _promote(client, batch, counts, until_ns, overwrite=overwrite, dry_run=dry_run)
+    found = asdict(counts)
     if json_output:
-        write_json({"writer": writer, "instance": instance, "dry_run": dry_run, **found})
+        write_json({"writer": writer, "instance": instance, "dry_run": dry_run, "as_of": as_of.isoformat(), **found})
         return
     if not any(found.values()):
         raise NotFound(f"nothing of {writer} is in quarantine for {instance}")
     would = "would be " if dry_run else ""
     rest = f"{counts.kept} were there already, {counts.incomplete} without their content"
-    click.echo(f"{counts.promoted} {would}promoted, {rest}")
+    later = f", {counts.later} were stored later" if counts.later else ""
+    click.echo(f"{counts.promoted} {would}promoted, {rest}{later}")
+    if dry_run:
+        click.echo(f"to promote these and none that come later: --as-of {as_of.isoformat()}")
 
 
 def _quarantined(client: Client, writer: str, instance: str, dialect: str | None) -> Iterator[dict[str, str]]:
@@ -152,7 +181,9 @@ def _quarantined(client: Client, writer: str, instance: str, dialect: str | None
         yield {key: ENTRY_PREFIX + key.removeprefix(above) for key in batch}
 
 
-def _promote(client: Client, batch: dict[str, str], counts: _Counts, *, overwrite: bool, dry_run: bool) -> None:
+def _promote(
+    client: Client, batch: dict[str, str], counts: _Counts, until_ns: int, *, overwrite: bool, dry_run: bool
+) -> None:
     bodies = client.get_many(batch)
     entries = {key: entry for key, body in bodies.items() if (entry := _entry_of(key, body)) is not None}
     has_content = client.exists_many({entry.content for entry in entries.values()})
@@ -161,7 +192,13 @@ def _promote(client: Client, batch: dict[str, str], counts: _Counts, *, overwrit
         if key not in entries or not has_content[entries[key].content]:
             counts.incomplete += 1
             continue
+        if entries[key].stored_ns > until_ns:
+            counts.later += 1
+            continue
         is_kept = is_there.get(batch[key], False)
+        if not is_kept and not overwrite and not dry_run:
+            # Trusted writers go on meanwhile: they are asked about as late as can be.
+            is_kept = client.exists(batch[key])
         counts.kept += is_kept
         counts.promoted += not is_kept
         if dry_run:

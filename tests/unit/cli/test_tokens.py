@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -62,10 +63,13 @@ class Cache:
     ) -> str:
         """An entry; None leaves out its content."""
         digest = hashlib.sha256(content or name.encode()).hexdigest()
+        stored_ns = more.get("stored_ns", 0)
         if content is not None:
             self.client.put(f"sha256:{digest}", content)
         key = Place(dialect, more.get("instance", "repo"), writer).key(name)
-        self.client.put(key, encode_entry(ToolEntry(digest, len(content or b""))), content_type="application/json")
+        self.client.put(
+            key, encode_entry(ToolEntry(digest, len(content or b""), stored_ns)), content_type="application/json"
+        )
         return key
 
 
@@ -137,6 +141,42 @@ def test_a_rehearsal_changes_nothing(run: Run, cache: Cache) -> None:
     before = dict(cache.objects)
     assert run("promote", "pr", "repo", "--dry-run").output.startswith("2 would be promoted, 1 were there already")
     assert cache.objects == before
+
+
+def test_what_is_stored_after_it_was_looked_at_stays(run: Run, cache: Cache) -> None:
+    looked_at = cache.add("a", stored_ns=time.time_ns())
+    rehearsed = json.loads(run("promote", "pr", "repo", "--dry-run", "--json").stdout)
+    assert run("promote", "pr", "repo", "--dry-run").output.splitlines()[1].startswith("to promote these and none")
+    since = cache.add("b", stored_ns=time.time_ns())
+    result = run("promote", "pr", "repo", "--as-of", rehearsed["as_of"])
+    assert result.output == "1 promoted, 0 were there already, 0 without their content, 1 were stored later\n"
+    assert (looked_at in cache.objects, since in cache.objects) == (False, True)
+    assert {key for key in cache.objects if key.startswith("build/")} == {"build/nx/repo/a"}
+    cache.add("c", stored_ns=time.time_ns() + 10**12)  # while the command runs
+    assert run("promote", "pr", "repo").output.startswith("1 promoted")
+
+
+@pytest.mark.parametrize("time_", ["", "now", "2026-03-01", "2026-03-01T12:00:00", "x+00:00"])
+def test_a_time_that_is_none(run: Run, store: Store, time_: str) -> None:
+    assert run("promote", "pr", "repo", "--as-of", time_).exit_code == 2
+    assert store.opened == []
+
+
+def test_what_a_trusted_build_stores_meanwhile_stays(
+    run: Run, cache: Cache, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        cache.add(name, b"of the writer")
+    put = store.put
+
+    def meanwhile(client: FakeClient, key: str, *arguments: Any, **options: Any) -> Any:
+        if key == "build/nx/repo/a":
+            put(client, "build/nx/repo/b", b"trusted")
+        return put(client, key, *arguments, **options)
+
+    monkeypatch.setattr(store, "put", meanwhile)
+    assert run("promote", "pr", "repo").output.startswith("1 promoted, 1 were there already")
+    assert cache.objects["build/nx/repo/b"][1] == b"trusted"
 
 
 def test_more_than_one_batch(run: Run, cache: Cache) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from tiered_store.errors import InvalidKey, ProtocolError, StoreError, TooLarge
-from tiered_store.key import parse_key, parse_prefix
+from tiered_store.key import Key, parse_key, parse_prefix
 from tiered_store.objects import INLINE_MAX_BYTES, Entry, ObjectInfo
 from tiered_store.origins.base import Listing, PutHeaders
 from tiered_store.protocol.batches import (
@@ -42,6 +42,8 @@ __all__ = ["HANDLERS", "QUICK"]
 _BATCH_BYTES: Final = 512 * 1024
 #: Reads and writes of one batch that run at the same time.
 _BATCH_CONCURRENCY: Final = 16
+#: Keys of one batch that are looked for on disk together: some milliseconds, for which other reads of the disk wait.
+_LOOK_KEYS: Final = 256
 _LIST_MAX: Final = 1000
 #: Leaves room for the lengths between the items and for the cursor.
 _LISTING_BYTES: Final = 900 * 1024
@@ -109,32 +111,65 @@ def _get_many_hits(connection: Connection, frame: Frame) -> bool:
 
 
 async def _get_many(connection: Connection, frame: Frame) -> None:
-    """Hits first, in the order asked; what has to be fetched follows as it comes."""
+    """Hits first, in the order asked; what the disk tier has, and what has to be fetched, follow as they come."""
     raw_keys = decode_keys(frame.payload)
     batch = _Batch(connection, frame.request_id)
-    missing: list[tuple[int, bytes]] = []
+    missing: list[tuple[int, Key]] = []
     peek = connection.store.peek
     for index, text in enumerate(decode_texts(frame.payload)):
         entry = peek(text)
         if entry is None:
-            missing.append((index, raw_keys[index]))
+            try:
+                missing.append((index, parse_key(raw_keys[index])))
+            except InvalidKey as error:
+                batch.add(index, item_status(error), b"")
         elif batch.add_entry(index, entry):
             await batch.flush()
     if missing:
         async with connection.bulky:
-            await _fetch_missing(connection, batch, missing, only_if_cached=bool(frame.flags & Flag.ONLY_IF_CACHED))
+            rest = [
+                one
+                for start in range(0, len(missing), _LOOK_KEYS)
+                for one in await _bring_up(connection, batch, missing[start : start + _LOOK_KEYS])
+            ]
+            if rest:
+                await _fetch(connection, batch, rest, only_if_cached=bool(frame.flags & Flag.ONLY_IF_CACHED))
     await batch.flush(final=True)
 
 
-async def _fetch_missing(
-    connection: Connection, batch: _Batch, missing: list[tuple[int, bytes]], *, only_if_cached: bool
+async def _bring_up(
+    connection: Connection, batch: _Batch, missing: list[tuple[int, Key]]
+) -> list[tuple[int, Key, bool]]:
+    """Add what the disk tier has at hand; gives the rest, and for each whether no tier has it."""
+    absent: list[tuple[int, Key, bool]] = []
+    while missing:
+        try:
+            known = await connection.store.known([key for _, key in missing])
+        except StoreError:
+            break  # each of the rest will say so
+        left = []
+        for index, key in missing:
+            if key not in known:
+                left.append((index, key))
+            elif (entry := known.pop(key)) is None:
+                absent.append((index, key, True))
+            elif batch.add_entry(index, entry):
+                await batch.flush()
+        if len(left) == len(missing):
+            break
+        missing = left
+    return absent + [(index, key, False) for index, key in missing]
+
+
+async def _fetch(
+    connection: Connection, batch: _Batch, missing: list[tuple[int, Key, bool]], *, only_if_cached: bool
 ) -> None:
     queue = iter(missing)
 
     async def work() -> None:
-        for index, raw in queue:
+        for index, key, has_looked in queue:
             try:
-                entry = await connection.store.get(parse_key(raw), only_if_cached=only_if_cached)
+                entry = await connection.store.get(key, only_if_cached=only_if_cached, has_looked=has_looked)
             except StoreError as error:
                 batch.add(index, item_status(error), b"")
             else:

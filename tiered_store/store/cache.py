@@ -41,6 +41,15 @@ class DiskPlace(Tier, SpoolRoom, Protocol):
         """Entries dated before this (wall clock) may have missed a write; minus infinity after a clean stop."""
         ...
 
+    async def get_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Entry | None]:
+        """As ``get``, for as many of a few hundred keys as can be answered together; the others are not in the answer.
+
+        Args:
+            keys: which.
+            hashed: whether artifacts are to be marked as verified whose bytes have their digest.
+        """
+        ...
+
 
 class Cache:
     """Memory above disk.
@@ -88,18 +97,25 @@ class Cache:
         """What the disk tier has."""
         return None if self.disk is None else await self.disk.get(key)
 
+    async def read_disk_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Entry | None]:
+        """What the disk tier has of those of the keys that it answers together; see ``DiskPlace.get_many``."""
+        return {} if self.disk is None else await self.disk.get_many(keys, hashed=hashed)
+
     def promote(self, key: Key, entry: Entry) -> bool:
         """Copy a small entry of the disk tier up into memory; artifacts are verified on the way.
 
-        At most ``INLINE_MAX_BYTES`` are hashed here on the loop: a hop to a thread costs as much.
+        Where that has not been done, at most ``INLINE_MAX_BYTES`` are hashed here on the loop: a hop to a thread costs
+        as much.
 
         Returns:
             False for an artifact with wrong bytes; it has been forgotten then.
         """
         if isinstance(entry.body, bytes) and self.memory.accepts(len(entry.body)):
-            if is_artifact(key) and hashlib.sha256(entry.body).hexdigest() != digest_of(key):
-                self.condemn(key)
-                return False
+            if is_artifact(key) and not entry.is_verified:
+                entry.is_verified = hashlib.sha256(entry.body).hexdigest() == digest_of(key)
+                if not entry.is_verified:
+                    self.condemn(key)
+                    return False
             self.memory.put(key, _in_memory(entry, entry.body))
         return True
 
@@ -177,7 +193,7 @@ class Cache:
 
 def _in_memory(entry: Entry, body: Body) -> Entry:
     """The memory tier's own entry: it is marked in place when it is revalidated."""
-    return Entry(
+    kept = Entry(
         entry.info,
         body,
         validated_at=entry.validated_at,
@@ -185,3 +201,5 @@ def _in_memory(entry: Entry, body: Body) -> Entry:
         tier="memory",
         crc=entry.crc,
     )
+    kept.is_verified = entry.is_verified and body is entry.body
+    return kept

@@ -22,11 +22,12 @@ from tiered_store.store.fills import Fills
 from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
 from tiered_store.store.limits import StoreLimits
+from tiered_store.store.lookups import Lookups
 from tiered_store.store.memfd import MemoryRoom
 from tiered_store.store.negative import NegativeCache
 from tiered_store.store.pending import PendingReads
 from tiered_store.store.policy import Policies
-from tiered_store.store.promotion import Lookups, Promotions
+from tiered_store.store.promotion import Promotions
 from tiered_store.store.sources import CdnPlace, Sources
 from tiered_store.store.staging import Staging
 from tiered_store.store.through import ThroughReads

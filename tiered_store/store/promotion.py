@@ -1,4 +1,4 @@
-"""From disk up to memory: looking into the disk tier, and copying upwards what is worth it.
+"""From disk up to memory: copying upwards what is worth it.
 
 Small objects move up at their first read. Large ones are served from disk by descriptor, which costs a
 reader no more than memory does while the page cache is warm; what a copy in memory buys is only that the
@@ -10,12 +10,11 @@ Invariant: nothing moves up that a write has overtaken, and no artifact whose by
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import OrderedDict
 
 from tiered_store.aio.tasks import TaskSet
-from tiered_store.errors import DaemonUnavailable, QuotaExceeded
+from tiered_store.errors import QuotaExceeded
 from tiered_store.key import Key, digest_of, is_artifact
 from tiered_store.objects import Entry, FileBody
 from tiered_store.store.cache import Cache
@@ -23,7 +22,7 @@ from tiered_store.store.flights import Flights
 from tiered_store.store.freshness import Freshness
 from tiered_store.store.staging import Staging
 
-__all__ = ["Lookups", "Promotions"]
+__all__ = ["Promotions"]
 
 _log = logging.getLogger(__name__)
 #: How many keys of large objects are remembered as read once.
@@ -99,94 +98,3 @@ class Promotions:
             self._seen.pop(key, None)
         else:
             self._cache.condemn(key)
-
-
-class _Lookup:
-    """One look into the disk tier, shared by everyone who wants the key meanwhile."""
-
-    __slots__ = ("in_memory", "task")
-
-    def __init__(self) -> None:
-        self.in_memory = False
-        self.task: asyncio.Task[Entry | None] | None = None
-
-
-class Lookups:
-    """Reads of the disk tier: one per key at a time, however many ask.
-
-    Args:
-        cache: both tiers.
-        promotions: decides what moves up.
-    """
-
-    def __init__(self, cache: Cache, promotions: Promotions) -> None:
-        self._cache = cache
-        self._promotions = promotions
-        self._tasks = TaskSet("a look into the disk tier", log_faults=True)
-        self.flights: Flights[_Lookup] = Flights()
-
-    async def look(self, key: Key, *, in_memory: bool, is_filling: bool) -> Entry | None:
-        """What memory or disk hold, fresh or not.
-
-        Args:
-            key: which.
-            in_memory: whether to bring it up into memory.
-            is_filling: whether there is a fill of the key: whoever started that has looked into the disk tier.
-
-        Raises:
-            DaemonUnavailable: the store is being closed.
-        """
-        entry = self._cache.peek(key)
-        if entry is not None:
-            if entry.tier != "memory" and in_memory and not self._promotions.consider(key, entry):
-                return None
-            return entry
-        if is_filling or not self._cache.has_disk:
-            return None
-        entry = await self.find(key, in_memory=in_memory)
-        # While we waited, a fill or a put may have come and gone; what it left is at least as new.
-        newer = self._cache.peek(key)
-        if newer is not None and (entry is None or newer.info.etag != entry.info.etag):
-            return newer
-        return entry
-
-    async def find(self, key: Key, *, in_memory: bool) -> Entry | None:
-        """What the disk tier has for a key.
-
-        Raises:
-            DaemonUnavailable: the store is being closed.
-        """
-        lookup = self.flights.get(key)
-        if lookup is None:
-            lookup = self._start(key)
-        lookup.in_memory = lookup.in_memory or in_memory
-        assert lookup.task is not None
-        try:
-            return await asyncio.shield(lookup.task)
-        except asyncio.CancelledError:
-            if lookup.task.cancelled():  # by `close`; it was not the reader who was cancelled
-                raise DaemonUnavailable("the daemon is stopping", key=key) from None
-            raise
-
-    async def close(self) -> None:
-        """Stop what is under way; those who wait are told."""
-        await self._tasks.cancel()
-
-    def _start(self, key: Key) -> _Lookup:
-        lookup = _Lookup()
-        self.flights.take_off(key, lookup)
-        lookup.task = self._tasks.start(self._look(key, lookup))
-        lookup.task.add_done_callback(lambda _: self.flights.land(key, lookup))
-        return lookup
-
-    async def _look(self, key: Key, lookup: _Lookup) -> Entry | None:
-        entry = await self._cache.read_disk(key)
-        if entry is None:
-            return None
-        if not self.flights.is_current(key, lookup):
-            # Overtaken by a write: right for those who asked before it, and not to be kept. Nor to be the stale copy
-            # of a fill that they start now, because others join that, who know of the write.
-            return entry if self._promotions.is_fresh(entry) else None
-        if lookup.in_memory and not self._promotions.consider(key, entry):
-            return None
-        return entry

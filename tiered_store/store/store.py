@@ -164,7 +164,33 @@ class Store:
         self._memory_stats.hits += len(small)
         return small
 
-    async def get(self, key: Key, *, only_if_cached: bool = False, no_promote: bool = False) -> Entry:
+    async def known(self, keys: Sequence[Key], *, in_memory: bool = True) -> dict[Key, Entry | None]:
+        """What the disk tier has of as many of the keys as one look into it answers; for what `peek` does not give.
+
+        A fresh entry, and it counts as read; or None where no tier has the key: :meth:`get` need not look again. What
+        is not in the answer may be anywhere: :meth:`get` has the answer. What one call reads is bounded, so that it
+        is worth while to call again with the rest, for as long as there are answers.
+
+        Args:
+            keys: which; a few hundred.
+            in_memory: whether to copy them up into memory.
+
+        Raises:
+            DaemonUnavailable: the store is being closed.
+        """
+        self._check_open()
+        is_filling, judge = self._fills.flights.get, self._freshness.judge
+        wanted = [key for key in keys if is_filling(key) is None and not key.startswith(ARTIFACT_DIRECTORY)]
+        found = await self._lookups.look_many(wanted, in_memory=in_memory)
+        known = {key: entry for key, entry in found.items() if entry is None or judge(entry)}
+        for entry in known.values():
+            if entry is not None:
+                self._cache.count_hit(entry)
+        return known
+
+    async def get(
+        self, key: Key, *, only_if_cached: bool = False, no_promote: bool = False, has_looked: bool = False
+    ) -> Entry:
         """The whole object.
 
         Args:
@@ -172,12 +198,13 @@ class Store:
             only_if_cached: do not ask the origin. An expired entry counts only as long as its policy lets
                 readers have it without waiting for the origin (``stale_while_revalidate_s``).
             no_promote: do not copy it up into memory.
+            has_looked: :meth:`known` has just said that no tier has it.
 
         Raises:
             NotFound: there is none (or none cached). OriginUnavailable, DeadlineExceeded: nobody knows.
             IntegrityError: the origin's bytes are not the artifact. QuotaExceeded: no room to collect it.
         """
-        found = await self._find(key, only_if_cached=only_if_cached, no_promote=no_promote)
+        found = await self._find(key, only_if_cached=only_if_cached, no_promote=no_promote, has_looked=has_looked)
         if isinstance(found, Entry):
             return found
         try:
@@ -352,10 +379,12 @@ class Store:
 
     # ---------------------------------------------------------- the read path
 
-    async def _find(self, key: Key, *, only_if_cached: bool, no_promote: bool) -> Entry | Fill:
+    async def _find(
+        self, key: Key, *, only_if_cached: bool, no_promote: bool, has_looked: bool = False
+    ) -> Entry | Fill:
         """The read path: an entry to be given out, or a fill that this reader has joined."""
         key = _canonical(key)
-        entry = await self._look(key, in_memory=not no_promote)  # 1. memory, 2. disk
+        entry = await self._look(key, in_memory=not no_promote, has_looked=has_looked)  # 1. memory, 2. disk
         if entry is not None and self._freshness.judge(entry):
             self._cache.count_hit(entry)
             return entry
@@ -374,10 +403,11 @@ class Store:
         self._cache.count_miss()
         return self._fills.join(key, stale=entry, in_memory=not no_promote)  # 3. cdn, 4. origin; populates 1 and 2
 
-    async def _look(self, key: Key, *, in_memory: bool) -> Entry | None:
+    async def _look(self, key: Key, *, in_memory: bool, has_looked: bool = False) -> Entry | None:
         """What memory or disk hold, fresh or not."""
         self._check_open()
-        return await self._lookups.look(key, in_memory=in_memory, is_filling=self._fills.flights.get(key) is not None)
+        has_looked = has_looked or self._fills.flights.get(key) is not None
+        return await self._lookups.look(key, in_memory=in_memory, has_looked=has_looked)
 
     def _stale(self, fill: Fill) -> Entry | None:
         """The stale copy in place of an answer of the origin, where there is one and the policy allows it."""

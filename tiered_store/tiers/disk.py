@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tiered_store.aio.offload import Offload
@@ -24,7 +24,7 @@ from tiered_store.tiers.room import Room
 from tiered_store.tiers.spoolfile import SpoolDescriptor, SpoolFile
 from tiered_store.tiers.upkeep import Front, Upkeep
 from tiered_store.tiers.volume import Volume
-from tiered_store.tiers.waiting import Reads, WaitingRoom
+from tiered_store.tiers.waiting import Reads, Ticket, WaitingRoom
 
 __all__ = ["DiskTier", "SpoolFile"]
 
@@ -157,18 +157,45 @@ class DiskTier:
             ticket = self._reads.begin(key)
             try:
                 found = await self._find(key)
-            except (Damaged, Gone) as error:
-                if not ticket.is_overtaken:
-                    self.discard(key)
-                    if isinstance(error, Damaged):
-                        self._on_corrupt(key)
-                    return None
-                continue
             finally:
                 self._reads.end(key, ticket)
             if not ticket.is_overtaken:
-                return None if found is None else self._accept(key, found)
+                return self._judged(key, found)
         return None
+
+    async def get_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Entry | None]:
+        """The small entries among these, as :meth:`get` gives them, by one look into the index; None: no entry.
+
+        What is not in the answer was not looked at, is large, or was written meanwhile: :meth:`get` has the answer.
+
+        Args:
+            keys: which; a few hundred.
+            hashed: whether artifacts are to be marked as verified whose bytes have their digest.
+        """
+        answers: dict[Key, Entry | None] = {}
+        tickets: dict[Key, Ticket] = {}
+        for key in keys:
+            waiting = self._waiting_by_key.get(key)
+            if waiting is not None:
+                answers[key] = waiting.entry
+            elif (entry := self.peek(key)) is not None or not self.is_available:
+                answers[key] = entry
+            elif key not in tickets:
+                tickets[key] = self._reads.begin(key)
+        if not tickets:
+            return answers
+        try:
+            found = await self._reader.run(self._volume.lookup_many, list(tickets), hashed=hashed)
+        except TierFault:
+            return answers  # `get` finds out what that means, and for which of them
+        finally:
+            for key, ticket in tickets.items():
+                self._reads.end(key, ticket)
+        self._read_faults = 0
+        for key, one in found.items():
+            if not tickets[key].is_overtaken:
+                answers[key] = self._judged(key, one)
+        return answers
 
     def put(self, key: Key, entry: Entry) -> None:
         """Keep this entry, or at least no older one; written in the background."""
@@ -249,12 +276,24 @@ class DiskTier:
                 await self._upkeep.progress(remaining_s)
         return None
 
-    async def _find(self, key: Key) -> Found | None:
+    def _judged(self, key: Key, found: Found | Damaged | Gone | None) -> Entry | None:
+        """What a look that nothing has overtaken answers; what turned out to be damaged or gone is dropped."""
+        if isinstance(found, Found):
+            return self._accept(key, found)
+        if found is not None:
+            self.discard(key)
+            if isinstance(found, Damaged):
+                self._on_corrupt(key)
+        return None
+
+    async def _find(self, key: Key) -> Found | Damaged | Gone | None:
         """Look the key up and verify what is found; a fault is a miss."""
         try:
             found = await self._reader.run(self._volume.lookup, key)
             if found is not None and found.name and not self._files.is_verified(found):
                 await self._verify(found)
+        except (Damaged, Gone) as error:
+            return error.with_traceback(None)
         except TierFault as fault:
             self._failed_read(key, fault)
             return None

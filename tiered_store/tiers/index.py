@@ -12,8 +12,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import diskcache
@@ -28,6 +28,8 @@ __all__ = ["Change", "Index", "Value"]
 Value = bytes | StoredFile
 #: Charged size, mode, file name, inline bytes: what ``RawDisk.store`` makes of a value.
 Columns = tuple[int, int, str | None, bytes]
+#: A key, and the columns that hold its value, whatever they hold.
+Row = tuple[Key, int, object, object]
 #: A key and its new value, or None to forget it.
 Change = tuple[Key, Value | None]
 
@@ -70,16 +72,24 @@ def _settings(log_pages: int) -> dict[str, object]:
 
 
 class _Statements:
-    """What is written often, in a few statements for a whole batch, straight into diskcache's table.
+    """What is read and written often, in a few statements for a whole batch, straight from and into diskcache's table.
 
-    diskcache needs some ten calls and 100 us of Python per row, under the interpreter's lock, which every
-    reader of the daemon then waits for; these take a tenth, most of it in SQLite without the lock. They lean
-    on the schema of the one version that is pinned; its triggers keep the totals, as for its own writes.
+    diskcache needs some ten calls and 100 us of Python per row that it writes, under the interpreter's lock, which
+    every reader of the daemon then waits for; these take a tenth, most of it in SQLite without the lock. They lean
+    on the schema of the one version that is pinned; its triggers keep the totals, as for its own writes. A row of ours
+    never expires.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
+
+    def select(self, keys: Sequence[Key]) -> Generator[Row]:
+        """The rows that there are, in no order that matters; to be closed, since it holds a view of the index."""
+        marks = ",".join("?" * len(keys))
+        query = f"SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key IN ({marks})"  # noqa: S608
+        with closing(self._connection().execute(query, keys)) as rows:
+            yield from rows
 
     def apply(self, changes: Sequence[tuple[Key, Columns | None]]) -> list[str]:
         """Make all changes in one transaction; gives the names that the changed rows referred to before."""
@@ -149,15 +159,11 @@ class Index:
         self._log_floor = log_pages * _PAGE_BYTES + _LOG_SLACK_BYTES
         with translated():
             try:
-                self._writer = diskcache.Cache(directory, timeout=_TIMEOUT_S, disk=RawDisk, **settings)
-                # A second instance, since the policy decides whether `get` writes and belongs to the instance.
-                self._reader = diskcache.Cache(directory, timeout=_TIMEOUT_S, disk=RawDisk, **settings)
-                self._reader.reset("eviction_policy", "none", update=False)
-                self._reader.close()  # this thread's connection; the reading thread opens its own
+                self._cache = diskcache.Cache(directory, timeout=_TIMEOUT_S, disk=RawDisk, **settings)
             except (AttributeError, AssertionError, KeyError, TypeError, ValueError) as error:
                 # diskcache takes its settings from the file and trusts them.
                 raise TierFault(Kind.CORRUPT, f"index: {error!r}") from error
-        self._disk: RawDisk = self._writer.disk
+        self._disk: RawDisk = self._cache.disk
         self._statements = _Statements(directory / INDEX_NAME)
 
     def get(self, key: Key) -> Value | None:
@@ -167,9 +173,25 @@ class Index:
             Refused: if it is nothing that this tier stores.
             TierFault: as the disk says.
         """
-        with translated():
-            value: Value | None = self._reader.get(key)
-            return value
+        value = next((value for _, value in self.get_many([key])), None)
+        if isinstance(value, Refused):
+            raise value
+        return value
+
+    def get_many(self, keys: Sequence[Key]) -> Generator[tuple[Key, Value | Refused]]:
+        """The values that there are, for a few hundred keys; writes nothing. To be closed if it is not read to its end.
+
+        What is nothing that this tier stores comes as the error that :meth:`get` raises.
+
+        Raises:
+            TierFault: as the disk says.
+        """
+        with translated(), closing(self._statements.select(keys)) as rows:
+            for key, mode, filename, value in rows:
+                try:
+                    yield key, self._disk.fetch(mode, filename, value, read=False)
+                except Refused as error:
+                    yield key, error
 
     def apply(self, changes: Sequence[Change]) -> list[str]:
         """Make all changes or none; gives the names of files that nothing refers to any more.
@@ -205,8 +227,8 @@ class Index:
         """
         self._disk.removed.clear()
         with self._writing():
-            self._writer.reset("size_limit", max(0, self._writer.volume() - size), update=False)
-            count: int = self._writer.cull()
+            self._cache.reset("size_limit", max(0, self._cache.volume() - size), update=False)
+            count: int = self._cache.cull()
         return count, self._take_removed()
 
     def keys(self) -> Iterator[Key]:
@@ -217,7 +239,7 @@ class Index:
         """
         with translated():
             try:
-                yield from self._reader.iterkeys()
+                yield from self._cache.iterkeys()
             except Refused as error:
                 raise TierFault(Kind.CORRUPT, f"index: {error}") from error
 
@@ -228,7 +250,7 @@ class Index:
             TierFault: as the disk says.
         """
         with translated():
-            entries, volume = len(self._writer), self._writer.volume()
+            entries, volume = len(self._cache), self._cache.volume()
             try:
                 log = self._log.stat().st_size
             except FileNotFoundError:
@@ -238,8 +260,7 @@ class Index:
     def close(self) -> None:
         """Close the calling thread's connections; call it in every thread that used the index."""
         with translated():
-            self._reader.close()
-            self._writer.close()
+            self._cache.close()
             self._statements.close()
 
     @contextmanager
@@ -250,7 +271,7 @@ class Index:
             except BaseException:
                 # A COMMIT that failed may leave its transaction open, which diskcache does not expect;
                 # a new connection starts clean.
-                self._writer.close()
+                self._cache.close()
                 self._statements.close()
                 raise
 

@@ -8,7 +8,7 @@ the counters of hits and misses move here alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from tiered_store.key import Key, digest_of, is_artifact
@@ -41,12 +41,12 @@ class DiskPlace(Tier, SpoolRoom, Protocol):
         """Entries dated before this (wall clock) may have missed a write; minus infinity after a clean stop."""
         ...
 
-    async def get_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Entry | None]:
+    async def get_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
         """As ``get``, for as many of a few hundred keys as can be answered together; the others are not in the answer.
 
         Args:
             keys: which.
-            hashed: whether artifacts are to be marked as verified whose bytes have their digest.
+            hashed: of which artifacts the bytes are to be hashed, and marked as verified if they have their digest.
         """
         ...
 
@@ -87,6 +87,12 @@ class Cache:
         else:
             self.memory.stats.hits += 1
 
+    def count_disk_hits(self, count: int) -> None:
+        """As :meth:`count_hit`, for so many entries of the disk tier."""
+        if count and self.disk is not None:
+            self.memory.stats.misses += count
+            self.disk.stats.hits += count
+
     def count_miss(self) -> None:
         """A reader goes on to the origin."""
         self.memory.stats.misses += 1
@@ -97,9 +103,9 @@ class Cache:
         """What the disk tier has."""
         return None if self.disk is None else await self.disk.get(key)
 
-    async def read_disk_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Entry | None]:
+    async def read_disk_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
         """What the disk tier has of those of the keys that it answers together; see ``DiskPlace.get_many``."""
-        return {} if self.disk is None else await self.disk.get_many(keys, hashed=hashed)
+        return {} if self.disk is None else await self.disk.get_many(keys, hashed)
 
     def promote(self, key: Key, entry: Entry) -> bool:
         """Copy a small entry of the disk tier up into memory; artifacts are verified on the way.

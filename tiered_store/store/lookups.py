@@ -9,9 +9,7 @@ become of it; cancelling one who waits for a look cancels no other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from enum import Enum
-from typing import Final, TypeVar
+from collections.abc import Iterable, Sequence
 
 from tiered_store.aio.tasks import TaskSet
 from tiered_store.errors import DaemonUnavailable
@@ -23,26 +21,22 @@ from tiered_store.store.promotion import Promotions
 
 __all__ = ["Lookups"]
 
-T = TypeVar("T")
 
+class _Look:
+    """One look into the disk tier, shared by everyone who wants one of its keys meanwhile.
 
-class _Left(Enum):
-    """What a look for many keys answers for one that it did not get to."""
+    Attributes:
+        keys: what it is for.
+        moving_up: those of them that somebody wants in memory.
+        task: gives what it found; a key that is not in there was not got to.
+    """
 
-    LEFT = "left"
+    __slots__ = ("keys", "moving_up", "task")
 
-
-_LEFT: Final = _Left.LEFT
-
-
-class _Lookup:
-    """One look into the disk tier for one key, shared by everyone who wants the key meanwhile."""
-
-    __slots__ = ("answer", "in_memory")
-
-    def __init__(self, answer: asyncio.Future[Entry | _Left | None], *, in_memory: bool) -> None:
-        self.answer = answer
-        self.in_memory = in_memory
+    def __init__(self, keys: Sequence[Key], moving_up: set[Key]) -> None:
+        self.keys = keys
+        self.moving_up = moving_up
+        self.task: asyncio.Task[dict[Key, Entry | None]] | None = None
 
 
 class Lookups:
@@ -57,7 +51,7 @@ class Lookups:
         self._cache = cache
         self._promotions = promotions
         self._tasks = TaskSet("a look into the disk tier", log_faults=True)
-        self.flights: Flights[_Lookup] = Flights()
+        self.flights: Flights[_Look] = Flights()
 
     async def look(self, key: Key, *, in_memory: bool, has_looked: bool) -> Entry | None:
         """What memory or disk hold, fresh or not.
@@ -78,7 +72,12 @@ class Lookups:
             return entry
         if has_looked or not self._cache.has_disk:
             return None
-        return self._newest(key, await self._find(key, in_memory=in_memory))
+        entry = await self._find(key, in_memory=in_memory)
+        # While we waited, a fill or a put may have come and gone; what it left is at least as new.
+        newer = self._cache.peek(key)
+        if newer is not None and (entry is None or newer.info.etag != entry.info.etag):
+            return newer
+        return entry
 
     async def look_many(self, keys: Iterable[Key], *, in_memory: bool) -> dict[Key, Entry | None]:
         """What the disk tier holds, fresh or not, of those keys that one look can answer and memory does not have.
@@ -87,23 +86,18 @@ class Lookups:
 
         Args:
             keys: which; a few hundred.
-            in_memory: whether to bring them up into memory.
+            in_memory: whether to bring them up into memory, where that is worth it.
 
         Raises:
             DaemonUnavailable: the store is being closed.
         """
         if not self._cache.has_disk:
             return {}
-        peek, wanted = self._cache.peek, {}
-        for key in keys:
-            if key not in wanted and self.flights.get(key) is None and peek(key) is None:
-                wanted[key] = self._take_off(key, in_memory=in_memory)
+        is_looked_for, peek = self.flights.get, self._cache.memory.peek
+        wanted = [key for key in dict.fromkeys(keys) if is_looked_for(key) is None and peek(key) is None]
         if not wanted:
             return {}
-        task = self._tasks.start(self._look_many(wanted))
-        task.add_done_callback(lambda _: self._ended(wanted, task))
-        found = await self._shared(task)
-        return {key: self._newest(key, entry) for key, entry in found.items()}
+        return await self._shared(self._start(wanted, self._promotions.choose(wanted) if in_memory else set()))
 
     async def close(self) -> None:
         """Stop what is under way; those who wait are told."""
@@ -112,74 +106,57 @@ class Lookups:
     async def _find(self, key: Key, *, in_memory: bool) -> Entry | None:
         """What the disk tier has for a key, by a look that is under way or by one of its own."""
         while True:
-            lookup = self.flights.get(key)
-            if lookup is None:
-                lookup = self._start(key, in_memory=in_memory)
-            lookup.in_memory = lookup.in_memory or in_memory
-            answer = await self._shared(lookup.answer)
-            if answer is not _LEFT:
-                return answer
+            look = self.flights.get(key)
+            if look is None:
+                look = self._start([key], {key} if in_memory else set())
+            elif in_memory:
+                look.moving_up.add(key)
+            found = await self._shared(look)
+            if key in found:
+                return found[key]
 
-    async def _shared(self, future: asyncio.Future[T]) -> T:
-        """Wait for what others wait for, too."""
+    async def _shared(self, look: _Look) -> dict[Key, Entry | None]:
+        """Wait for what others may wait for, too."""
+        assert look.task is not None
         try:
-            return await asyncio.shield(future)
+            return await asyncio.shield(look.task)
         except asyncio.CancelledError:
-            if future.cancelled():  # by `close`; it was not the reader who was cancelled
+            if look.task.cancelled():  # by `close`; it was not the reader who was cancelled
                 raise DaemonUnavailable("the daemon is stopping") from None
             raise
 
-    def _newest(self, key: Key, entry: Entry | None) -> Entry | None:
-        """While a reader waited, a fill or a put may have come and gone; what it left is at least as new."""
-        newer = self._cache.peek(key)
-        return newer if newer is not None and (entry is None or newer.info.etag != entry.info.etag) else entry
+    def _start(self, keys: Sequence[Key], moving_up: set[Key]) -> _Look:
+        look = _Look(keys, moving_up)
+        for key in keys:
+            self.flights.take_off(key, look)
+        look.task = self._tasks.start(self._run(look))
+        look.task.add_done_callback(lambda _: self._over(look))  # a task cancelled before its first step runs nothing
+        return look
 
-    def _take_off(self, key: Key, *, in_memory: bool) -> _Lookup:
-        lookup = _Lookup(asyncio.get_running_loop().create_future(), in_memory=in_memory)
-        self.flights.take_off(key, lookup)
-        return lookup
-
-    def _start(self, key: Key, *, in_memory: bool) -> _Lookup:
-        lookup = self._take_off(key, in_memory=in_memory)
-        task = self._tasks.start(self._look(key, lookup))
-        task.add_done_callback(lambda _: self._ended({key: lookup}, task))
-        return lookup
-
-    async def _look(self, key: Key, lookup: _Lookup) -> None:
-        self._answer(key, lookup, await self._cache.read_disk(key))
-
-    async def _look_many(self, wanted: Mapping[Key, _Lookup]) -> dict[Key, Entry | None]:
-        hashed = any(lookup.in_memory for lookup in wanted.values())
-        found = await self._cache.read_disk_many(list(wanted), hashed=hashed)
-        answers = {key: self._answer(key, wanted[key], entry) for key, entry in found.items()}
-        for key in wanted.keys() - found.keys():
-            self._tell(key, wanted[key], _LEFT)
-        return answers
-
-    def _answer(self, key: Key, lookup: _Lookup, entry: Entry | None) -> Entry | None:
-        if entry is not None:
-            if not self.flights.is_current(key, lookup):
-                # Overtaken by a write: right for those who asked before it, and not to be kept. Nor to be the stale
-                # copy of a fill that they start now, because others join that, who know of the write.
-                entry = entry if self._promotions.is_fresh(entry) else None
-            elif lookup.in_memory and not self._promotions.consider(key, entry):
-                entry = None
-        self._tell(key, lookup, entry)
-        return entry
-
-    def _tell(self, key: Key, lookup: _Lookup, answer: Entry | _Left | None) -> None:
-        self.flights.land(key, lookup)  # first: whoever has to ask again must not meet this look
-        lookup.answer.set_result(answer)
-
-    def _ended(self, wanted: Mapping[Key, _Lookup], task: asyncio.Task[object]) -> None:
-        """A look is over; those who were not answered learn why."""
-        error = None if task.cancelled() else task.exception()
-        for key, lookup in wanted.items():
-            self.flights.land(key, lookup)
-            if lookup.answer.done():
-                continue
-            if error is None:
-                lookup.answer.cancel()
+    async def _run(self, look: _Look) -> dict[Key, Entry | None]:
+        try:
+            if len(look.keys) == 1:
+                key = look.keys[0]
+                found = {key: await self._cache.read_disk(key)}
             else:
-                lookup.answer.set_exception(error)
-                lookup.answer.exception()  # the log has it already, also where nobody waits
+                found = await self._cache.read_disk_many(look.keys, frozenset(look.moving_up))
+            for key, entry in found.items():
+                if entry is not None:
+                    found[key] = self._judged(key, entry, look)
+            return found
+        finally:
+            self._over(look)
+
+    def _judged(self, key: Key, entry: Entry, look: _Look) -> Entry | None:
+        """What a look answers that has found this entry; it moves up where somebody wants that."""
+        if not self.flights.is_current(key, look):
+            # Overtaken by a write: right for those who asked before it, and not to be kept. Nor to be the stale copy
+            # of a fill that they start now, because others join that, who know of the write.
+            return entry if self._promotions.is_fresh(entry) else None
+        return entry if key not in look.moving_up or self._promotions.consider(key, entry) else None
+
+    def _over(self, look: _Look) -> None:
+        """Nobody joins it any more; whoever was not answered by it must not meet it again."""
+        land = self.flights.land
+        for key in look.keys:
+            land(key, look)

@@ -1,9 +1,13 @@
 """From disk up to memory: copying upwards what is worth it.
 
-Small objects move up at their first read. Large ones are served from disk by descriptor, which costs a
-reader no more than memory does while the page cache is warm; what a copy in memory buys is only that the
-page cache cannot lose it. So they move up at the second read within a run: most objects of a build are
-read once, and copying each of them would cost its bytes twice for nothing.
+Small objects that are read one by one move up at their first read. Those that are read many at a time, as a restore of
+a tree reads them, move up as long as they push nothing out; then at their second read, and only if there were fewer
+reads in between than memory holds objects. So a flood does not empty the memory tier for what may not be read again, and a tree
+that is larger than the tier finds a part of itself there, of which each restore would throw out the beginning.
+
+Large ones are served from disk by descriptor, which costs a reader no more than memory does while the page cache is
+warm; what a copy in memory buys is only that the page cache cannot lose it. So they move up at the second read within
+a run: most objects of a build are read once, and copying each of them would cost its bytes twice for nothing.
 
 Invariant: nothing moves up that a write has overtaken, and no artifact whose bytes were not verified.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from tiered_store.aio.tasks import TaskSet
 from tiered_store.errors import QuotaExceeded
@@ -27,6 +32,11 @@ __all__ = ["Promotions"]
 _log = logging.getLogger(__name__)
 #: How many keys of large objects are remembered as read once.
 _MAX_SEEN = 4096
+#: How many keys of small objects are, at most.
+_MAX_PASSED = 16_384
+#: Memory is full when it has less room than one look into the disk tier may need; a share of it, where it is small.
+_FREE_BYTES = 1024 * 1024
+_FREE_SHARE = 1 / 16
 
 
 class Promotions:
@@ -45,6 +55,8 @@ class Promotions:
         self._staging = staging
         self._max_running = max_running
         self._seen: OrderedDict[Key, None] = OrderedDict()
+        # What was read together and did not move up, with how many reads there had been before.
+        self._passed: OrderedDict[Key, int] = OrderedDict()
         self._tasks = TaskSet("a promotion to memory", log_faults=True)
         self.flights: Flights[object] = Flights()
 
@@ -59,6 +71,23 @@ class Promotions:
             self._consider_large(key, entry, entry.body)
             return True
         return self._cache.promote(key, entry)
+
+    def choose(self, keys: Iterable[Key]) -> set[Key]:
+        """Which small ones to copy up of those that are about to be read together."""
+        stats, passed = self._cache.memory.stats, self._passed
+        if stats.max_bytes - stats.bytes >= min(_FREE_BYTES, stats.max_bytes * _FREE_SHARE):
+            return set(keys)
+        chosen = set()
+        now = stats.hits + stats.misses
+        for key in keys:
+            before = passed.pop(key, None)
+            if before is not None and now - before < stats.entries:
+                chosen.add(key)
+            else:
+                passed[key] = now
+        while len(passed) > _MAX_PASSED:
+            passed.popitem(last=False)
+        return chosen
 
     def is_fresh(self, entry: Entry) -> bool:
         """Whether the entry may be given out unasked; dates it."""

@@ -183,9 +183,7 @@ class Store:
         wanted = [key for key in keys if is_filling(key) is None and not key.startswith(ARTIFACT_DIRECTORY)]
         found = await self._lookups.look_many(wanted, in_memory=in_memory)
         known = {key: entry for key, entry in found.items() if entry is None or judge(entry)}
-        for entry in known.values():
-            if entry is not None:
-                self._cache.count_hit(entry)
+        self._cache.count_disk_hits(sum(entry is not None for entry in known.values()))
         return known
 
     async def get(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from tiered_store.aio.offload import Offload
@@ -24,7 +24,7 @@ from tiered_store.tiers.room import Room
 from tiered_store.tiers.spoolfile import SpoolDescriptor, SpoolFile
 from tiered_store.tiers.upkeep import Front, Upkeep
 from tiered_store.tiers.volume import Volume
-from tiered_store.tiers.waiting import Reads, Ticket, WaitingRoom
+from tiered_store.tiers.waiting import Reads, WaitingRoom
 
 __all__ = ["DiskTier", "SpoolFile"]
 
@@ -163,38 +163,33 @@ class DiskTier:
                 return self._judged(key, found)
         return None
 
-    async def get_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Entry | None]:
+    async def get_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
         """The small entries among these, as :meth:`get` gives them, by one look into the index; None: no entry.
 
         What is not in the answer was not looked at, is large, or was written meanwhile: :meth:`get` has the answer.
 
         Args:
             keys: which; a few hundred.
-            hashed: whether artifacts are to be marked as verified whose bytes have their digest.
+            hashed: of which artifacts the bytes are to be hashed, and marked as verified if they have their digest.
         """
-        answers: dict[Key, Entry | None] = {}
-        tickets: dict[Key, Ticket] = {}
-        for key in keys:
-            waiting = self._waiting_by_key.get(key)
-            if waiting is not None:
-                answers[key] = waiting.entry
-            elif (entry := self.peek(key)) is not None or not self.is_available:
-                answers[key] = entry
-            elif key not in tickets:
-                tickets[key] = self._reads.begin(key)
-        if not tickets:
-            return answers
+        by_key = self._waiting_by_key
+        answers = {key: by_key[key].entry for key in keys if key in by_key} if by_key else {}
+        wanted = [key for key in keys if key not in answers] if answers else keys
+        if not wanted or not self.is_available:
+            return dict.fromkeys(wanted) | answers
+        look = self._reads.begin_many()
         try:
-            found = await self._reader.run(self._volume.lookup_many, list(tickets), hashed=hashed)
+            found = await self._reader.run(self._volume.lookup_many, wanted, hashed)
         except TierFault:
             return answers  # `get` finds out what that means, and for which of them
         finally:
-            for key, ticket in tickets.items():
-                self._reads.end(key, ticket)
+            self._reads.end_many(look)
+        if look.is_overtaken:
+            return answers
         self._read_faults = 0
         for key, one in found.items():
-            if not tickets[key].is_overtaken:
-                answers[key] = self._judged(key, one)
+            if key not in look.overtaken:
+                answers[key] = None if one is None else self._judged(key, one)
         return answers
 
     def put(self, key: Key, entry: Entry) -> None:

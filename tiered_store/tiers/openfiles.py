@@ -122,7 +122,8 @@ class Recent:
 
     def __init__(self, max_keys: int) -> None:
         self._max_keys = max_keys
-        self._keys: dict[Key, None] = {}
+        # Ordered: to find the first key of a plain dict takes the longer, the more of them were taken out before.
+        self._keys: OrderedDict[Key, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -130,11 +131,10 @@ class Recent:
     def used(self, key: Key) -> None:
         """Note a use."""
         keys = self._keys
-        if key in keys:
-            del keys[key]
         keys[key] = None
+        keys.move_to_end(key)
         if len(keys) > self._max_keys:
-            del keys[next(iter(keys))]
+            keys.popitem(last=False)
 
     def take(self, count: int) -> list[Key]:
         """The ``count`` oldest ones, which are then no longer kept."""

@@ -13,7 +13,7 @@ import errno
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,18 +157,18 @@ class Volume:
         if value is None:
             return None
         if isinstance(value, bytes):
-            return _in_row(key, value, hashed=False)
+            return _in_row(key, value)
         with translated():
             return self._open_file(key, value)
 
-    def lookup_many(self, keys: Sequence[Key], *, hashed: bool) -> dict[Key, Found | Damaged | None]:
+    def lookup_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Found | Damaged | None]:
         """Find small entries, in one look into the index; None for keys that it does not have.
 
         What is not in the answer was not looked at, since a look reads a bounded number of bytes, or is in a file.
 
         Args:
             keys: which; a few hundred.
-            hashed: whether artifacts are to be marked as verified whose bytes have their digest.
+            hashed: of which artifacts the bytes are to be hashed, and marked as verified if they have their digest.
 
         Raises:
             TierFault: as the disk says.
@@ -182,7 +182,7 @@ class Volume:
                     files.add(key)
                     continue
                 try:
-                    found = answers[key] = _in_row(key, value, hashed=hashed)
+                    found = answers[key] = _in_row(key, value, hashed)
                 except Damaged as error:
                     answers[key] = error.with_traceback(None)
                     continue
@@ -347,13 +347,13 @@ class Volume:
                 (self._path / name).unlink()
 
 
-def _in_row(key: Key, value: bytes | Refused, *, hashed: bool) -> Found:
+def _in_row(key: Key, value: bytes | Refused, hashed: Collection[Key] = ()) -> Found:
     """What a row holds. Raises Damaged."""
     if isinstance(value, Refused):
         raise Damaged(str(value))
     record, body = decode_row(value, key)
     entry = _entry(record, body)
-    if hashed and is_artifact(key):
+    if key in hashed and is_artifact(key):
         entry.is_verified = hashlib.sha256(body).hexdigest() == digest_of(key)
     return Found(entry, record.epoch)
 

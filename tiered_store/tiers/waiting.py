@@ -10,7 +10,7 @@ from __future__ import annotations
 from tiered_store.key import Key
 from tiered_store.objects import Entry
 
-__all__ = ["Reads", "Ticket", "Waiting", "WaitingRoom"]
+__all__ = ["Look", "Reads", "Ticket", "Waiting", "WaitingRoom"]
 
 #: What a key costs in the tables here, besides its text.
 _KEY_OVERHEAD_BYTES = 200
@@ -158,11 +158,27 @@ class Ticket:
         self.is_overtaken = False
 
 
+class Look:
+    """A read of many keys under way, whichever they are.
+
+    Attributes:
+        overtaken: the keys that were put or discarded meanwhile, and others.
+        is_overtaken: whether everything was.
+    """
+
+    __slots__ = ("is_overtaken", "overtaken")
+
+    def __init__(self) -> None:
+        self.overtaken: set[Key] = set()
+        self.is_overtaken = False
+
+
 class Reads:
     """Reads under way by key, so that none answers with what was replaced while it waited."""
 
     def __init__(self) -> None:
         self._tickets: dict[Key, Ticket] = {}
+        self._looks: list[Look] = []
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -181,8 +197,20 @@ class Reads:
         if not ticket.readers and self._tickets.get(key) is ticket:
             del self._tickets[key]
 
+    def begin_many(self) -> Look:
+        """A read of many keys starts. A few of them may be under way at a time: each write goes through them all."""
+        look = Look()
+        self._looks.append(look)
+        return look
+
+    def end_many(self, look: Look) -> None:
+        """It is over, whatever became of it."""
+        self._looks.remove(look)
+
     def overtake(self, key: Key) -> None:
         """The key changes: reads that began before must not answer."""
+        for look in self._looks:
+            look.overtaken.add(key)
         if self._tickets:
             ticket = self._tickets.pop(key, None)
             if ticket is not None:
@@ -190,6 +218,8 @@ class Reads:
 
     def overtake_all(self) -> None:
         """Everything changes."""
+        for look in self._looks:
+            look.is_overtaken = True
         for ticket in self._tickets.values():
             ticket.is_overtaken = True
         self._tickets.clear()

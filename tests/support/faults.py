@@ -7,7 +7,7 @@ import errno
 import os
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from tiered_store.key import Key
@@ -15,6 +15,7 @@ from tiered_store.objects import Body, Descriptor, Entry, FileBody, ObjectInfo
 from tiered_store.origins.base import Listing, Origin, OriginRead, PutHeaders
 from tiered_store.stats import TierStats
 from tiered_store.tiers.base import Tier
+from tiered_store.tiers.disk import DiskTier
 
 
 class ManualClock:
@@ -242,6 +243,12 @@ class FaultyTier:
     async def get(self, key: Key) -> Entry | None:
         return None if self.is_down else await self.inner.get(key)
 
+    async def get_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
+        if self.is_down:
+            return dict.fromkeys(keys)
+        assert isinstance(self.inner, FakeDisk | DiskTier)
+        return await self.inner.get_many(keys, hashed)
+
     def put(self, key: Key, entry: Entry) -> None:
         if self.is_down:
             self.inner.discard(key)
@@ -293,14 +300,15 @@ class _FakeDescriptor(Descriptor):
 
 
 class FakeDisk:
-    """A disk tier for the store's own tests: a dict, with a gate before ``get``.
+    """A disk tier for the store's own tests: a dict, with a gate before its reads.
 
     Args:
         directory: for spool files.
 
     Attributes:
         peeks: whether ``peek`` knows what it holds.
-        gate: where ``get`` waits, or None.
+        gate: where ``get`` and ``get_many`` wait, or None.
+        looks_at: how many keys ``get_many`` gets to; None for all.
         room_bytes: what a spool file takes before ENOSPC; None for no bound, 0 for no spool at all.
         loses_everything: whether a full spool file cannot be read back either.
     """
@@ -313,6 +321,8 @@ class FakeDisk:
         self.peeks = False
         self.gate: Gate | None = None
         self.gets = 0
+        self.looks = 0
+        self.looks_at: int | None = None
         self.room_bytes: int | None = None
         self.loses_everything = False
         self.spools = 0
@@ -327,6 +337,13 @@ class FakeDisk:
         if self.gate is not None:
             await self.gate.pass_through()
         return entry
+
+    async def get_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
+        self.looks += 1
+        found = {key: self.entries.get(key) for key in keys[: self.looks_at]}
+        if self.gate is not None:
+            await self.gate.pass_through()
+        return {key: entry for key, entry in found.items() if entry is None or isinstance(entry.body, bytes)}
 
     def put(self, key: Key, entry: Entry) -> None:
         self.entries[key] = Entry(entry.info, entry.body, validated_at=entry.validated_at, tier="disk", crc=entry.crc)

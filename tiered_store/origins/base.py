@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from tiered_store.aio.ranges import CHUNK_BYTES
-from tiered_store.errors import OriginUnavailable
+from tiered_store.errors import OriginUnavailable, StoreError
 from tiered_store.objects import Body, ObjectInfo
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "OriginRead",
     "PutHeaders",
     "Resumable",
+    "StatsMany",
 ]
 
 #: A page of a listing ends where the content types and metadata in it exceed this: a thousand objects may have 16 MiB.
@@ -135,4 +136,17 @@ class Origin(Protocol):
 
     async def close(self) -> None:
         """Let go of files, threads and connections."""
+        ...
+
+
+@runtime_checkable
+class StatsMany(Protocol):
+    """An origin for which a question about many names costs little more than one about one."""
+
+    async def stat_many(self, names: Sequence[str]) -> list[ObjectInfo | StoreError]:
+        """What ``Origin.stat`` gives or raises for each of the names, in their order.
+
+        Raises:
+            OriginUnavailable, PermissionDenied: nothing can be said of any.
+        """
         ...

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tiered_store.aio.offload import Offload
-from tiered_store.errors import OriginUnavailable
+from tiered_store.errors import OriginUnavailable, StoreError
 from tiered_store.objects import Body, Descriptor, ObjectInfo
 from tiered_store.origins.base import CHUNK_BYTES, Listing, OriginRead, PutHeaders
 from tiered_store.origins.localerrors import translated
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 _SWEEP_PAUSE_S = 0.05
 #: Names deleted in one piece of work; a thread is not kept from other requests for longer.
 _DELETE_AT_ONCE = 1000
+#: Names asked about in one piece of work, likewise.
+_STAT_AT_ONCE = 256
 
 
 class _LocalRead:
@@ -79,7 +81,7 @@ class _LocalRead:
 
 
 class LocalOrigin:
-    """The objects below one directory; implements ``Origin``.
+    """The objects below one directory; implements ``Origin`` and ``StatsMany``.
 
     The first request opens the root (and makes it, mode 0700, if it is missing); :meth:`start` does that before.
     Names are ``key.name_of_key``'s. An etag is made of the file's inode, size and mtime; files that others put
@@ -117,6 +119,14 @@ class LocalOrigin:
         """See ``Origin.stat``."""
         files = self._files or await self._started()
         return await self._offload.run(files.stat, name)
+
+    async def stat_many(self, names: Sequence[str]) -> list[ObjectInfo | StoreError]:
+        """See ``StatsMany.stat_many``."""
+        files = self._files or await self._started()
+        answers: list[ObjectInfo | StoreError] = []
+        for first in range(0, len(names), _STAT_AT_ONCE):
+            answers += await self._offload.run(files.stat_many, names[first : first + _STAT_AT_ONCE])
+        return answers
 
     async def open(
         self, name: str, *, offset: int = 0, length: int | None = None, if_none_match: str | None = None

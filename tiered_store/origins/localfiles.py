@@ -132,9 +132,29 @@ class LocalFiles:
     def stat(self, name: str) -> ObjectInfo:
         """What is known of an object; errors as for ``Origin.stat``."""
         with self._told("stat", name):
-            parents, leaf = split_name(name)
-            with directory(self._root.fd, parents) as parent:
-                info = self._look_up(parent, leaf, name)
+            return self._stat(name)
+
+    def stat_many(self, names: Sequence[str]) -> list[ObjectInfo | StoreError]:
+        """What :meth:`stat` gives or raises for each; the root is looked at once before and once after all of them.
+
+        Raises:
+            OriginUnavailable: the root is not there.
+        """
+        answers: list[ObjectInfo | StoreError] = []
+        self._check_root(names[0])
+        for name in names:
+            try:
+                with translated("stat", name, self.root):
+                    answers.append(self._stat(name))
+            except StoreError as error:
+                answers.append(error.with_traceback(None))
+        self._check_root(names[0])
+        return answers
+
+    def _stat(self, name: str) -> ObjectInfo:
+        parents, leaf = split_name(name)
+        with directory(self._root.fd, parents) as parent:
+            info = self._look_up(parent, leaf, name)
         if info is None:
             raise NotFound("no such object", key=name)
         return info

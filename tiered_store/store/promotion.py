@@ -2,8 +2,8 @@
 
 Small objects that are read one by one move up at their first read. Those that are read many at a time, as a restore of
 a tree reads them, move up as long as they push nothing out; then at their second read, and only if there were fewer
-reads in between than memory holds objects. So a flood does not empty the memory tier for what may not be read again, and a tree
-that is larger than the tier finds a part of itself there, of which each restore would throw out the beginning.
+reads in between than memory holds objects. So a flood does not empty the memory tier for what may not be read again,
+and a tree that is larger than the tier finds a part of itself there, of which each restore would throw out the start.
 
 Large ones are served from disk by descriptor, which costs a reader no more than memory does while the page cache is
 warm; what a copy in memory buys is only that the page cache cannot lose it. So they move up at the second read within

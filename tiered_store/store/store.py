@@ -23,7 +23,7 @@ from tiered_store.stats import OriginStats, StoreStats
 from tiered_store.store.backlog import Backlog
 from tiered_store.store.cache import DiskPlace, MemoryPlace
 from tiered_store.store.conditions import Condition
-from tiered_store.store.existence import which_exist
+from tiered_store.store.existence import Existence
 from tiered_store.store.fill import Fill
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.listing import list_keys
@@ -93,6 +93,16 @@ class Store:
         self._pending, self._promotions, self._lookups = parts.pending, parts.promotions, parts.lookups
         self._fills, self._through = parts.fills, parts.through
         self._writes, self._uploader = parts.writes, parts.uploader
+        self._existence = Existence(
+            self,
+            upstream=self._upstream,
+            cache=self._cache,
+            freshness=self._freshness,
+            negative=self._negative,
+            pending=self._pending,
+            counters=self._counters,
+            completed=lambda: self._writes.completed,
+        )
         self._limits = limits
         self._clock = clock
         self._closing = False
@@ -282,7 +292,7 @@ class Store:
 
     async def exists(self, keys: Sequence[Key]) -> list[bool]:
         """Which of the keys exist, in their order. Raises OriginUnavailable, PermissionDenied."""
-        return await which_exist(keys, self.peek, self.stat)
+        return await self._existence.of(keys)
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Listing:
         """A page of the origin's objects in byte order of the key, artifacts as ``sha256:`` keys.

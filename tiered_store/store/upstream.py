@@ -13,15 +13,18 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from tiered_store.aio.outages import Outage, Outages
+from tiered_store.aio.together import gathered
 from tiered_store.errors import InvalidKey, KeyConflict, NotFound, OriginUnavailable, StoreError, TooLarge
 from tiered_store.key import Key, key_of_name, name_of_key
 from tiered_store.objects import Body, ObjectInfo
-from tiered_store.origins.base import Listing, Origin, OriginRead, PutHeaders
+from tiered_store.origins.base import Listing, Origin, OriginRead, PutHeaders, StatsMany
 from tiered_store.stats import OriginStats
 from tiered_store.store.existing import ExistingArtifacts, Sight
 
 __all__ = ["Upstream", "UpstreamRead"]
 
+#: Questions about single objects that one about many has under way.
+_STATS_AT_ONCE = 32
 #: The caller's to mend: they tell nothing about the origin's health.
 _MISTAKES = (InvalidKey, KeyConflict, TooLarge)
 
@@ -98,6 +101,29 @@ class Upstream:
         self._stats.hits += 1
         return self._seen(key, info, sight)
 
+    async def stat_many(self, keys: Sequence[Key]) -> list[ObjectInfo | StoreError]:
+        """As :meth:`stat` for each of the keys, in their order; errors come as values.
+
+        Raises:
+            OriginUnavailable, PermissionDenied: nothing can be said of any of them.
+        """
+        if not isinstance(self._origin, StatsMany):
+            return await gathered(self.stat, keys, at_once=_STATS_AT_ONCE)
+        sight = self._existing.look()
+        with _Named(self._stats, self._outages.reads, "stat", None):
+            found = await self._origin.stat_many([name_of_key(key) for key in keys])
+        answers: list[ObjectInfo | StoreError] = []
+        for key, answer in zip(keys, found, strict=True):
+            try:
+                with _Named(self._stats, self._outages.reads, "stat", key, existing=self._existing):
+                    info = _raised(answer)
+            except StoreError as error:
+                answers.append(error.with_traceback(None))
+            else:
+                self._stats.hits += 1
+                answers.append(self._seen(key, info, sight))
+        return answers
+
     async def open(self, key: Key, *, offset: int = 0, if_none_match: str | None = None) -> UpstreamRead | None:
         """Start to read, from ``offset`` on; None if the object still has that etag. Raises as ``Origin.open``."""
         name, sight = name_of_key(key), self._existing.look()
@@ -151,6 +177,12 @@ class Upstream:
         info = info.renamed(key)
         self._existing.remember(key, info, sight)
         return info
+
+
+def _raised(answer: ObjectInfo | StoreError) -> ObjectInfo:
+    if isinstance(answer, StoreError):
+        raise answer
+    return answer
 
 
 class _Named:

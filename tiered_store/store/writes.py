@@ -315,7 +315,7 @@ class Writes:
         (deleted there by somebody else), and then an upload that was skipped is a put that is lost.
         Damaged bytes are not those at hand: the upload repairs them. What the origin said a moment ago counts.
         """
-        if self._damage.holds(key):
+        if self._damage.holds(key) or self._negative.holds(key):  # whoever has just asked was told that there is none
             return None
         try:
             info = self._upstream.known(key) or await self._upstream.stat(key)

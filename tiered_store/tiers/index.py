@@ -159,11 +159,11 @@ class Index:
         self._log_floor = log_pages * _PAGE_BYTES + _LOG_SLACK_BYTES
         with translated():
             try:
-                self._cache = diskcache.Cache(directory, timeout=_TIMEOUT_S, disk=RawDisk, **settings)
+                self._writer = diskcache.Cache(directory, timeout=_TIMEOUT_S, disk=RawDisk, **settings)
             except (AttributeError, AssertionError, KeyError, TypeError, ValueError) as error:
                 # diskcache takes its settings from the file and trusts them.
                 raise TierFault(Kind.CORRUPT, f"index: {error!r}") from error
-        self._disk: RawDisk = self._cache.disk
+        self._disk: RawDisk = self._writer.disk
         self._statements = _Statements(directory / INDEX_NAME)
 
     def get(self, key: Key) -> Value | None:
@@ -227,8 +227,8 @@ class Index:
         """
         self._disk.removed.clear()
         with self._writing():
-            self._cache.reset("size_limit", max(0, self._cache.volume() - size), update=False)
-            count: int = self._cache.cull()
+            self._writer.reset("size_limit", max(0, self._writer.volume() - size), update=False)
+            count: int = self._writer.cull()
         return count, self._take_removed()
 
     def keys(self) -> Iterator[Key]:
@@ -239,7 +239,7 @@ class Index:
         """
         with translated():
             try:
-                yield from self._cache.iterkeys()
+                yield from self._writer.iterkeys()
             except Refused as error:
                 raise TierFault(Kind.CORRUPT, f"index: {error}") from error
 
@@ -250,7 +250,7 @@ class Index:
             TierFault: as the disk says.
         """
         with translated():
-            entries, volume = len(self._cache), self._cache.volume()
+            entries, volume = len(self._writer), self._writer.volume()
             try:
                 log = self._log.stat().st_size
             except FileNotFoundError:
@@ -260,7 +260,7 @@ class Index:
     def close(self) -> None:
         """Close the calling thread's connections; call it in every thread that used the index."""
         with translated():
-            self._cache.close()
+            self._writer.close()
             self._statements.close()
 
     @contextmanager
@@ -271,7 +271,7 @@ class Index:
             except BaseException:
                 # A COMMIT that failed may leave its transaction open, which diskcache does not expect;
                 # a new connection starts clean.
-                self._cache.close()
+                self._writer.close()
                 self._statements.close()
                 raise
 

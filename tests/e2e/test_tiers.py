@@ -282,3 +282,28 @@ def test_no_promote_leaves_it_where_it_is(daemon_factory: Callable[..., RunningD
             assert store.get("cache/x", no_promote=True) == data
         assert store.stats()["memory"]["entries"] == 0
         assert store.stats()["disk"]["hits"] == 5
+
+
+def test_many_small_objects_come_from_disk_together(daemon_factory: Callable[..., RunningDaemon]) -> None:
+    """After a restart: small ones, a large one, one that only the origin has, one that nobody has; and existence."""
+    daemon = daemon_factory()
+    small = {f"cache/{number}": some_bytes(SMALL + number) for number in range(600)}
+    with daemon.client() as store:
+        store.put_many(small)
+        store.put("cache/large", some_bytes(LARGE))
+    assert daemon.stop() == 0
+    daemon = daemon_factory(directory=daemon.data_dir.parent)
+    place(daemon, "cache/below", b"below")
+    with daemon.client() as store:
+        numbers = Numbers(store)
+        keys = [*small, "cache/large", "cache/below", "cache/none", "cache/7"]
+        assert store.exists_many(keys) == {key: key != "cache/none" for key in keys}
+        assert numbers.moved()["origin"] == 1
+        numbers.moved()
+        wanted = {**small, "cache/large": some_bytes(LARGE), "cache/below": b"below"}
+        assert store.get_many(keys) == wanted
+        moved = numbers.moved()
+        assert moved["origin"] == moved["fills"] == 1
+        assert moved["disk"] >= len(small)
+        assert store.get_many(small) == small
+        assert numbers.moved() == {"memory": len(small)}

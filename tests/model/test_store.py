@@ -24,7 +24,7 @@ from tests.support.store import NOTHING_SAID, data_of, settle
 from tiered_store.aio.offload import Offload
 from tiered_store.errors import NotFound, OriginUnavailable
 from tiered_store.key import Key
-from tiered_store.objects import INLINE_MAX_BYTES
+from tiered_store.objects import INLINE_MAX_BYTES, Entry
 from tiered_store.origins.memory import MemoryOrigin
 from tiered_store.store.limits import StoreLimits
 from tiered_store.store.policy import Policies
@@ -211,6 +211,31 @@ class StoreMachine(RuleBasedStateMachine):
                 entry = await self.store.get(key, **hints)
             except NotFound:
                 return None
+        assert entry.info.key == key
+        return data_of(entry)
+
+    @rule(wanted=st.sets(keys, min_size=1))
+    def get_many(self, wanted: set[Key]) -> None:
+        self.run(self._read_many(sorted(wanted)))
+
+    async def _read_many(self, wanted: list[Key]) -> None:
+        """As a door does it: what is at hand, then by one look into the disk tier, then one by one."""
+        known = asyncio.ensure_future(self.store.known([key for key in wanted if self.store.peek(key) is None]))
+        for key in wanted:
+            reading = asyncio.ensure_future(self._answer_of_many(key, known))
+            self.reads.append(Pending(key, reading, seen=set(self.allowed[key]), is_late=self.is_down))
+        await self._go_on()
+
+    async def _answer_of_many(self, key: Key, known: asyncio.Future[dict[Key, Entry | None]]) -> bytes | None:
+        found = await asyncio.shield(known)
+        entry = found.get(key)
+        if entry is not None:
+            assert entry.info.key == key
+            return data_of(entry)
+        try:
+            entry = await self.store.get(key, has_looked=key in found)
+        except NotFound:
+            return None
         assert entry.info.key == key
         return data_of(entry)
 

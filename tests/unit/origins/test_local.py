@@ -29,7 +29,7 @@ from tiered_store.errors import (
     QuotaExceeded,
     StoreError,
 )
-from tiered_store.origins.base import CHUNK_BYTES, PutHeaders
+from tiered_store.origins.base import CHUNK_BYTES, PutHeaders, StatsMany
 from tiered_store.origins.local import LocalOrigin
 
 SAID = PutHeaders("text/plain", {"user": "7"})
@@ -321,3 +321,26 @@ async def test_two_daemons_share_a_root(tmp_path: Path) -> None:
             assert await read_all(other, f"d/{i}") == pattern(number * 1000, number)
         assert await one.delete([f"d/{i}" for i in range(5)]) == 5
         assert await list_all(other) == []
+
+
+async def test_a_directory_that_has_gone_is_no_answer_about_any_of_many_names(
+    origin: LocalOrigin, tmp_path: Path
+) -> None:
+    await origin.put("a", b"data", NOTHING_SAID)
+    root = origin._root
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(OriginUnavailable, match="removed or replaced"):
+        await origin.stat_many(["a", "b"])
+
+
+async def test_many_questions_have_the_answers_of_single_ones(origin: LocalOrigin) -> None:
+    assert isinstance(origin, StatsMany)
+    for name in ("a", "d/b"):
+        await origin.put(name, b"one", SAID)
+    names = ["d/b", "none", "a", "d", "d/b/c", "a", "x" * 300, *(f"n/{number}" for number in range(600))]
+    answers = await origin.stat_many(names)
+    assert [answers[0], answers[2], answers[5]] == [await origin.stat(name) for name in ("d/b", "a", "a")]
+    others = {name: answer for name, answer in zip(names, answers, strict=True) if name not in {"a", "d/b"}}
+    assert len(others) == len(names) - 3
+    assert all(isinstance(answer, NotFound) and answer.key == name for name, answer in others.items())
+    assert await origin.stat_many([]) == []

@@ -150,3 +150,28 @@ def test_settings_of_another_make_are_a_broken_index(tmp_path):
     with pytest.raises(TierFault) as caught:
         Index(tmp_path, log_bytes=65536)
     assert caught.value.kind is Kind.CORRUPT
+
+
+def test_many_values_are_read_together(index):
+    index.apply([(Key("a"), b"1"), (Key("b"), StoredFile(name(1), 8192, b"r")), (Key("ä"), b"2"), (Key("d"), b"3")])
+    wanted = [Key("a"), Key("b"), Key("c"), Key("ä"), Key("a")]
+    assert dict(index.get_many(wanted)) == {"a": b"1", "b": StoredFile(name(1), 0, b"r"), "ä": b"2"}
+    assert list(index.get_many([])) == []
+
+
+def test_a_refused_row_does_not_hide_the_others(index):
+    index.apply([(Key("a"), b"1"), (Key("b"), b"2")])
+    index._writer._sql("UPDATE Cache SET mode = 4 WHERE key = 'a'")
+    found = dict(index.get_many([Key("a"), Key("b")]))
+    assert isinstance(found[Key("a")], Refused)
+    assert found[Key("b")] == b"2"
+
+
+def test_a_look_that_is_given_up_holds_no_view_of_the_index(index):
+    index.apply([(Key(f"k{number}"), bytes(1000)) for number in range(100)])
+    rows = index.get_many([Key(f"k{number}") for number in range(100)])
+    next(rows)
+    rows.close()
+    index.apply([(Key("k1"), b"new")])
+    busy, *_ = index._writer._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert not busy

@@ -136,3 +136,17 @@ def test_a_read_learns_that_its_key_has_changed():
     assert late.is_overtaken
     reads.end(A, late)
     assert len(reads) == 0
+
+
+def test_a_read_of_many_keys_learns_which_have_changed():
+    reads = Reads()
+    reads.overtake(A)
+    look, other = reads.begin_many(), reads.begin_many()
+    reads.overtake(B)
+    reads.end_many(other)
+    reads.overtake(C)
+    assert (look.overtaken, other.overtaken) == ({B, C}, {B})
+    reads.overtake_all()
+    assert (look.is_overtaken, other.is_overtaken) == (True, False)
+    reads.end_many(look)
+    assert reads._looks == []

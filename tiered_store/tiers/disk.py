@@ -40,6 +40,8 @@ _ROOM_WAIT_S = 2.0
 _SPOOL_STEP_BYTES = 4 * 1024 * 1024
 #: A read that is overtaken so often reads as a miss: somebody writes that key all the time.
 _ATTEMPTS = 4
+#: Looks for many keys at a time: one in the thread that reads, and one for it to go on with.
+_MAX_LOOKS = 2
 #: So many failing files in a row are a failing disk.
 _MAX_READ_FAULTS = 3
 
@@ -104,6 +106,7 @@ class DiskTier:
             clock=clock,
             probe_s=probe_s,
         )
+        self._look_places = asyncio.Semaphore(_MAX_LOOKS)
         self._verifying: dict[str, asyncio.Event] = {}
         self._read_faults = 0
         self._is_closed = False
@@ -172,25 +175,8 @@ class DiskTier:
             keys: which; a few hundred.
             hashed: of which artifacts the bytes are to be hashed, and marked as verified if they have their digest.
         """
-        by_key = self._waiting_by_key
-        answers = {key: by_key[key].entry for key in keys if key in by_key} if by_key else {}
-        wanted = [key for key in keys if key not in answers] if answers else keys
-        if not wanted or not self.is_available:
-            return dict.fromkeys(wanted) | answers
-        look = self._reads.begin_many()
-        try:
-            found = await self._reader.run(self._volume.lookup_many, wanted, hashed)
-        except TierFault:
-            return answers  # `get` finds out what that means, and for which of them
-        finally:
-            self._reads.end_many(look)
-        if look.is_overtaken:
-            return answers
-        self._read_faults = 0
-        for key, one in found.items():
-            if key not in look.overtaken:
-                answers[key] = None if one is None else self._judged(key, one)
-        return answers
+        async with self._look_places:
+            return await self._look(keys, hashed)
 
     def put(self, key: Key, entry: Entry) -> None:
         """Keep this entry, or at least no older one; written in the background."""
@@ -270,6 +256,27 @@ class DiskTier:
             if not is_last:
                 await self._upkeep.progress(remaining_s)
         return None
+
+    async def _look(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
+        by_key = self._waiting_by_key
+        answers = {key: by_key[key].entry for key in keys if key in by_key} if by_key else {}
+        wanted = [key for key in keys if key not in answers] if answers else keys
+        if not wanted or not self.is_available:
+            return dict.fromkeys(wanted) | answers
+        look = self._reads.begin_many()
+        try:
+            found = await self._reader.run(self._volume.lookup_many, wanted, hashed)
+        except TierFault:
+            return answers  # `get` finds out what that means, and for which of them
+        finally:
+            self._reads.end_many(look)
+        if look.is_overtaken:
+            return answers
+        self._read_faults = 0
+        for key, one in found.items():
+            if key not in look.overtaken:
+                answers[key] = None if one is None else self._judged(key, one)
+        return answers
 
     def _judged(self, key: Key, found: Found | Damaged | Gone | None) -> Entry | None:
         """What a look that nothing has overtaken answers; what turned out to be damaged or gone is dropped."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import FakeDisk, FaultyOrigin
-from tests.support.store import Rig, store_rig
+from tests.support.store import Rig, artifact_of, store_rig
 from tiered_store.errors import NotFound, OriginUnavailable, StoreError
 from tiered_store.key import Key
 from tiered_store.objects import ObjectInfo
@@ -130,3 +130,13 @@ async def test_pending_puts_exist(tmp_path: Path) -> None:
         rig.store._cache.forget(Key("back/x"))
         assert await rig.store.exists([Key("back/x"), Key("back/y")]) == [True, False]
         gate.open()
+
+
+async def test_a_put_of_an_artifact_that_was_just_found_missing_does_not_ask_again() -> None:
+    async with store_rig() as rig:
+        key = Key(artifact_of(b"1"))
+        assert await rig.store.exists([key]) == [False]
+        await rig.put(key, b"1")
+        assert (rig.origin.calls["stat"], rig.origin.calls["put"]) == (1, 1)
+        await rig.put(key, b"1")
+        assert (rig.origin.calls["stat"], rig.origin.calls["put"]) == (2, 1)

@@ -121,6 +121,19 @@ async def test_a_cancelled_reader_leaves_nothing(rig, monkeypatch):
     assert rig.tier._reads._looks == []
 
 
+async def test_few_looks_are_under_way_at_a_time_and_the_others_begin_later(rig, monkeypatch):
+    await store(rig, *KEYS)
+    held = Held(monkeypatch, rig.tier._volume)
+    readings = [asyncio.ensure_future(rig.tier.get_many(KEYS, ())) for _ in range(5)]
+    await asyncio.to_thread(held.entered.wait, 30)
+    assert len(rig.tier._reads._looks) == 2
+    rig.tier.put(KEYS[2], entry_of(KEYS[2], b"new"))
+    held.go_on.set()
+    found = [bodies(answer) for answer in await asyncio.gather(*readings)]
+    assert [answer.get(KEYS[2]) for answer in found] == [None, None, b"new", b"new", b"new"]
+    assert rig.tier._reads._looks == []
+
+
 @pytest.mark.parametrize("damage", ["UPDATE Cache SET value = x'00'", "UPDATE Cache SET mode = 4"])
 async def test_a_damaged_row_is_that_keys_miss(rig, damage):
     await store(rig, *KEYS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,23 @@ async def test_who_has_joined_a_look_that_does_not_get_to_his_key_looks_himself(
         assert told(await many) == dict.fromkeys(KEYS[:2], b"old")
         assert await asyncio.gather(*readers) == [b"old"] * 3
         assert rig.disk.gets == 1
+
+
+async def test_who_comes_in_the_turn_in_which_a_look_ends_does_not_meet_it(tmp_path: Path) -> None:
+    """A look that is over and in the table still would answer him at once, again and again."""
+
+    class Ending(FakeDisk):
+        async def get_many(self, keys: Sequence[Key], hashed: Collection[Key]) -> dict[Key, Entry | None]:
+            found = await super().get_many(keys, hashed)
+            late.append(asyncio.create_task(rig.get(KEYS[3])))
+            return found
+
+    late: list[asyncio.Task[bytes]] = []
+    async with store_rig(disk=Ending(tmp_path)) as rig:
+        await on_disk(rig, *KEYS)
+        rig.disk.looks_at = 2
+        assert told(await rig.store.known(KEYS)) == dict.fromkeys(KEYS[:2], b"old")
+        assert await late[0] == b"old"
 
 
 @pytest.mark.parametrize("by", ["put", "delete"])

@@ -103,7 +103,7 @@ async def give(
             return await exchange.reply(404)
         said = {"Content-Type": content_type, **headers(entry.headers)}
         return await send_parts(exchange, 200, said, entry.size, ())
-    found = await cache.get(place, name)
+    found = cache.peek(place, name) or await cache.get(place, name)
     if found is None or (is_usable is not None and not await is_usable(found)):
         return await exchange.reply(404)
     return await send(exchange, 200, {"Content-Type": content_type, **headers(found.entry.headers)}, found.body)

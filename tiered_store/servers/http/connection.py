@@ -171,6 +171,11 @@ class Connection(EagerHandler):
         self._left, self._content = self._content, None
         self.is_serving = False
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether what was written waits for the peer to read."""
+        return self._stalled_since is not None
+
     async def writable(self) -> None:
         """Return when more may be written. Raises ConnectionResetError if the peer goes meanwhile."""
         if self._stalled_since is None:

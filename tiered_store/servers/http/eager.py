@@ -5,11 +5,11 @@ loop, and more work than a small read is. So a request without a body that comes
 begun in the callback that has read it (docs/decisions/0014 is the same for the native door). One that has ended by then
 was never aiohttp's; one that has to wait goes aiohttp's way, where its rest is run.
 
-All that is known of how aiohttp keeps its requests is known here: ``_messages`` are parsed and wait for the connection's
-task; ``_waiter`` is what that task waits for while there are none, and None before its first turn and while it is busy;
-``_request_count`` counts what was ever parsed; ``_upgraded`` says that what comes is no HTTP; a message that is taken
-makes room in the parser by ``message_consumed``; at ``_next_keepalive_close_time`` silence has been too long. None of it
-is documented: pyproject.toml bounds the version, and the tests of this module look at each.
+What is known of how aiohttp keeps its requests is known here: ``_messages`` are parsed and wait for the task of the
+connection; ``_waiter`` is what that task waits for while there are none, and None before its first turn and while it is
+busy; ``_request_count`` counts what was ever parsed; ``_upgraded`` says that what comes is no HTTP; a message that is
+taken makes room in the parser by ``message_consumed``; at ``_next_keepalive_close_time`` silence has been too long.
+None of it is documented: pyproject.toml bounds the version, and the tests of this module look at each.
 """
 
 from __future__ import annotations

@@ -54,7 +54,6 @@ async def test_the_parser_is_the_one_in_c() -> None:
 
 
 async def test_what_is_at_hand_is_answered_without_a_task() -> None:
-    """More often than aiohttp's parser goes on without being told that its requests are taken."""
     async with served_http(*API) as it:
         await it.rig.there("k", b"there")
         assert await it.rig.get("k") == b"there"
@@ -67,9 +66,13 @@ async def test_what_is_at_hand_is_answered_without_a_task() -> None:
         assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n")
         writer.write(b"GET /none HTTP/1.1\r\nHost: h\r\n\r\n")
         assert b" 404 " in await reader.readuntil(b"}")
-        await leave(it, writer)
         assert tasks_of(it) == 0
-        assert it.door.stats.requests == MANY + 2
+        # Of many requests that nobody has taken, as it thinks, aiohttp's parser would give the first of these only.
+        writer.write(HEALTH + HEALTH)
+        for _ in range(2):
+            await reader.readuntil(b'"ok"}')
+        await leave(it, writer)
+        assert it.door.stats.requests == MANY + 4
 
 
 async def test_what_has_to_wait_goes_on_in_a_task() -> None:

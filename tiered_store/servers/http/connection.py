@@ -15,7 +15,9 @@ from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from tiered_store.aio.eager import Finished, Waiting
 from tiered_store.servers.access import Grant
+from tiered_store.servers.http.eager import EagerHandler
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import Sender, sender_of
@@ -42,16 +44,27 @@ class Owner(Protocol):
         """It has ended."""
         ...
 
+    def begin(
+        self, connection: Connection, message: RawRequestMessage
+    ) -> Finished[web.StreamResponse] | Waiting[web.StreamResponse]:
+        """Begin to answer a request without a body."""
+        ...
 
-class Connection(web.RequestHandler):
+    def forsake(self, begun: Waiting[web.StreamResponse]) -> None:
+        """Nobody waits any more for what was begun: end it."""
+        ...
+
+
+class Connection(EagerHandler):
     """aiohttp's protocol, watched."""
 
     __slots__ = (
+        "_begun",
+        "_content",
         "_door",
         "_head_since",
         "_is_admitted",
         "_left",
-        "_request",
         "_room",
         "_stalled_bytes",
         "_stalled_since",
@@ -83,7 +96,8 @@ class Connection(web.RequestHandler):
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self._room: asyncio.Future[None] | None = None
-        self._request: web.BaseRequest | None = None
+        self._begun: Waiting[web.StreamResponse] | None = None
+        self._content: StreamReader | None = None
         self._left: StreamReader | None = None  # of a body that was not wanted; it is no beginning of a request
         self.is_serving = False
         self.is_last = False
@@ -110,6 +124,9 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
             if self._room is not None and not self._room.done():
                 self._room.set_exception(ConnectionResetError("the peer has gone"))
+            begun = self.take_begun()
+            if begun is not None:  # aiohttp had no turn to take it
+                self._door.forsake(begun)
             self._door.gone(self)
 
     def data_received(self, data: bytes) -> None:
@@ -119,34 +136,45 @@ class Connection(web.RequestHandler):
         if data and self._is_between_requests and self._head_since is None:  # aiohttp says b"" to itself
             self._head_since = self._loop.time()
         super().data_received(data)
-        request = self._request
-        if request is not None and self._is_broken and not request.content.is_eof():
+        content = self._content
+        if content is not None and self.is_broken and not content.is_eof():
             # The parser has given up inside a body, and nobody has told the one who waits for the rest of it.
-            request.content.set_exception(web.RequestPayloadError("it cannot be understood"))
+            content.set_exception(web.RequestPayloadError("it cannot be understood"))
+
+    def begin(self, message: RawRequestMessage) -> web.StreamResponse | None:
+        """See :class:`EagerHandler`."""
+        begun = self._door.begin(self, message)
+        if isinstance(begun, Finished):
+            return begun.result
+        self._begun = begun
+        return None
+
+    def take_begun(self) -> Waiting[web.StreamResponse] | None:
+        """The rest of an answer that was begun, once."""
+        begun, self._begun = self._begun, None
+        return begun
 
     @property
     def _is_between_requests(self) -> bool:
         """Whether what comes next is the beginning of one."""
         return not self.is_serving and (self._left is None or self._left.is_eof())
 
-    @property
-    def _is_broken(self) -> bool:
-        """Whether what came last is no HTTP: aiohttp queues that behind the requests before it."""
-        return bool(self._messages) and not isinstance(self._messages[-1][0], RawRequestMessage)
-
-    def began(self, request: web.BaseRequest) -> None:
-        """A request's headers are here."""
-        self._request = request
+    def began(self, content: StreamReader) -> None:
+        """A request's headers are here, and its body will be."""
+        self._content = content
         self._left = None
         self.is_serving = True
         self._head_since = None
 
     def ended(self) -> None:
         """It has been answered."""
-        if self._request is not None:
-            self._left = self._request.content
-        self._request = None
+        self._left, self._content = self._content, None
         self.is_serving = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether what was written waits for the peer to read."""
+        return self._stalled_since is not None
 
     async def writable(self) -> None:
         """Return when more may be written. Raises ConnectionResetError if the peer goes meanwhile."""

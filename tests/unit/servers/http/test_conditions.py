@@ -57,7 +57,8 @@ def test_tags_that_are_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "holds"), [(None, True), ('"v1"', True), ('W/"v1"', False), ('"v2"', False), (THEN, False), (BEFORE, False)]
+    ("text", "holds"),
+    [(None, True), ('"v1"', True), ('W/"v1"', False), ('"v2"', False), (THEN, False), (BEFORE, False)],
 )
 def test_ranges_count_while_the_object_is_the_same(text: str | None, holds: bool) -> None:
     assert range_holds(fields(*([("If-Range", text)] if text else [])), INFO) is holds

@@ -171,6 +171,10 @@ class BuildCache:
             return read(body)
         return await self._offload.run(lambda: read(read_body(body)))
 
+    def unreadable(self, dialect: str, entry: ToolEntry) -> None:
+        """Drop a content that was found, and whose file then could not be read: the next reader gets another copy."""
+        self._damaged(entry.content, self.stats_of(dialect))
+
     # ----------------------------------------------------------------- writes
 
     @property

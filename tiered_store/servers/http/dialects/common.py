@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -106,7 +107,9 @@ async def give(
     found = await cache.get(place, name)
     if found is None or (is_usable is not None and not await is_usable(found)):
         return await exchange.reply(404)
-    return await send(exchange, 200, {"Content-Type": content_type, **headers(found.entry.headers)}, found.body)
+    said = {"Content-Type": content_type, **headers(found.entry.headers)}
+    damaged = partial(cache.unreadable, place.dialect, found.entry)
+    return await send(exchange, 200, said, found.body, damaged=damaged)
 
 
 def writable(exchange: Exchange, cache: BuildCache, dialect: str, instance: str) -> Place:

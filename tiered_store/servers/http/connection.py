@@ -16,6 +16,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from tiered_store.servers.access import Grant
+from tiered_store.servers.http.heads import SERVER
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import Sender, sender_of
@@ -215,7 +216,8 @@ class Connection(web.RequestHandler):
         else:
             _log.error("request failed", exc_info=exc)
             refusal = Refusal(500, "StoreError", f"internal error: {type(exc).__name__}", closes=True)
-        response = web.Response(status=refusal.status, body=problem_of(refusal), headers={"Content-Type": PROBLEM_TYPE})
+        headers = {"Content-Type": PROBLEM_TYPE, "Server": SERVER}  # aiohttp would tell its version, and Python's
+        response = web.Response(status=refusal.status, body=problem_of(refusal), headers=headers)
         response.force_close()
         return response
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Final, Protocol, cast
 
 from aiohttp import StreamReader, web
@@ -27,6 +28,11 @@ _log = logging.getLogger("tiered_store.http")
 
 #: How long what a refused peer still sends is read and dropped, so that it can read why it was refused.
 _LINGER_S: Final = 2.0
+#: All headers of a request together may have as much as so many of the largest, as with nginx, and an object's
+#: metadata, percent-encoded. aiohttp bounds each field and their number only, and has up to 32 requests at hand while
+#: one is answered.
+_LARGE_FIELDS: Final = 4
+_ENCODED: Final = len("%XX")
 _FULL: Final = Refusal(503, "DaemonUnavailable", "the daemon has all its connections (http.max_connections)")
 
 
@@ -48,7 +54,10 @@ class Connection(web.RequestHandler):
     """aiohttp's protocol, watched."""
 
     __slots__ = (
+        "_body",
         "_door",
+        "_head_bytes",
+        "_head_bytes_max",
         "_head_since",
         "_is_admitted",
         "_left",
@@ -81,6 +90,9 @@ class Connection(web.RequestHandler):
         self._door = door
         self._is_admitted = False
         self._head_since: float | None = None
+        self._head_bytes = 0
+        self._head_bytes_max = _LARGE_FIELDS * limits.max_header_bytes + _ENCODED * limits.max_metadata_bytes
+        self._body: StreamReader | None = None  # of the request whose headers came last
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self._room: asyncio.Future[None] | None = None
@@ -119,11 +131,37 @@ class Connection(web.RequestHandler):
             return
         if data and self._is_between_requests and self._head_since is None:  # aiohttp says b"" to itself
             self._head_since = self._loop.time()
+        is_body = self._body is not None and not self._body.is_eof()
+        parsed = self._request_count
         super().data_received(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
+        if not self._has_small_heads(len(data), self._request_count - parsed, is_body=is_body):
+            self._refuse_head()
+            return
         request = self._request
         if request is not None and self._is_broken and not request.content.is_eof():
             # The parser has given up inside a body, and nobody has told the one who waits for the rest of it.
             request.content.set_exception(web.RequestPayloadError("it cannot be understood"))
+
+    def _has_small_heads(self, size: int, parsed: int, *, is_body: bool) -> bool:
+        """Whether the headers that have come are within their bound, or less than one read of the socket beyond it."""
+        if not parsed:
+            self._head_bytes += 0 if is_body else size
+            return self._head_bytes <= self._head_bytes_max
+        self._head_bytes = 0
+        if size <= self._head_bytes_max:
+            return True
+        heads = [message.raw_headers for message, _ in self._messages if isinstance(message, RawRequestMessage)]
+        return all(sum(map(len, chain(*head))) <= self._head_bytes_max for head in heads[-parsed:])
+
+    def _refuse_head(self) -> None:
+        """End the connection of a peer that sends too many headers; with a word, if nothing else is being said."""
+        if self.is_serving or self.transport is None:
+            self.abort()
+            return
+        self.transport.write(_raw(Refusal(431, "LineTooLong", "the request's headers are too large together")))
+        self.force_close()
 
     @property
     def _is_between_requests(self) -> bool:

@@ -21,6 +21,8 @@ __all__ = ["SERVER", "Heads", "date_line", "has_no_body", "head_of", "lines_of"]
 
 _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REMEMBERED: Final = 4096
+#: Longer ones, with much metadata, are few; all that are remembered take 10 MiB at most.
+_REMEMBERED_MAX_BYTES: Final = 2048
 SERVER: Final = "tiered_store"
 _OK: Final = f"HTTP/1.1 200 OK\r\nServer: {SERVER}\r\n".encode()
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -81,7 +83,8 @@ class Heads:
             return known[1]
         length = f"Content-Length: {info.size}\r\n"
         head = _OK + (lines_of(object_fields(info, policy)) + length).encode()
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[info.key] = (info, head)
+        if len(head) <= _REMEMBERED_MAX_BYTES:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[info.key] = (info, head)
         return head

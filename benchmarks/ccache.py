@@ -7,7 +7,6 @@ and ccache's own cache. Each file must then have come from the remote, by ccache
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 import socket
@@ -19,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from benchmarks.children import Child, NotStarted
+from benchmarks.children import NotStarted
 from benchmarks.daemon import Daemon, Settings
 from benchmarks.field import Field, Placement, Turn, Values
+from benchmarks.nginx import start_nginx
 from benchmarks.peers import REDIS
 from benchmarks.table import OURS, Check, Row, at_most, ratio
 from scripts.ccache_crsh import PROGRAM
@@ -33,31 +33,7 @@ _FUNCTIONS = 40
 _INSTANCE = "bench"
 _OTHER_SOCKET, _REDIS, _NGINX = "our other socket", "Redis", "nginx with WebDAV"
 _MAKEFILE = "all: $(patsubst %.c,%.o,$(wildcard *.c))\n%.o: %.c\n\t$(CC) -c $< -o $@\n"
-_NGINX_CONF = """
-daemon off;
-master_process off;
-{user}
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    sendfile on;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen unix:{directory}/nginx.sock;
-        listen 127.0.0.1:{port};
-        root {directory}/files;
-        client_max_body_size 1g;
-        dav_methods PUT DELETE;
-        create_full_put_path on;
-    }}
-}}
-"""
+_WEBDAV = "listen 127.0.0.1:{port}; client_max_body_size 1g; dav_methods PUT DELETE; create_full_put_path on;"
 
 
 class WrongBuild(Exception):
@@ -194,21 +170,9 @@ def _version(program: str) -> str:
 @contextmanager
 def _webdav(field: Field) -> Iterator[str | None]:
     """nginx, where files can be put; its address, or None where it is not installed or cannot."""
-    directory = field.directory / "webdav"
-    (directory / "files").mkdir(parents=True)
     port = _free_port()
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    user = f"user {pwd.getpwuid(0).pw_name};" if os.getuid() == 0 else ""
-    configuration = directory / "nginx.conf"
-    configuration.write_text(_NGINX_CONF.format(directory=directory, port=port, user=user))
-    child = None
     try:
-        if program is None:
-            raise NotStarted("nginx is not installed")
-        log = str(directory / "nginx.error.log")
-        command = [program, "-p", str(directory), "-c", str(configuration), "-e", log]
-        child = Child(command, directory / "nginx.sock", directory)
-        child.wait_until_listening()
+        child = start_nginx(field.directory / "webdav", location=_WEBDAV.format(port=port))
     except NotStarted as error:
         field.absent[_NGINX] = str(error)
         yield None

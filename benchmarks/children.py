@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["Child", "NotStarted", "memfd_bytes", "orderly_end", "place", "rss_bytes"]
+__all__ = ["Child", "NotStarted", "find_program", "memfd_bytes", "orderly_end", "place", "rss_bytes"]
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
@@ -87,6 +88,14 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self._process.wait()
+
+
+def find_program(name: str) -> str:
+    """Raises NotStarted where it is not installed; Debian keeps servers in sbin, which is not on every PATH."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if not found:
+        raise NotStarted(f"{name} is not installed")
+    return found
 
 
 def _accepts(path: Path) -> bool:

@@ -11,14 +11,14 @@ import http.client
 import importlib.util
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from benchmarks.children import Child, NotStarted
+from benchmarks.children import Child, NotStarted, find_program
+from benchmarks.nginx import start_nginx
 
 __all__ = ["HTTP", "MEMCACHE", "REDIS", "Peer", "server_versions", "start_peers"]
 
@@ -55,7 +55,7 @@ class Redis:
 
         path = directory / "redis.sock"
         options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"]
-        self.child = Child([_program("redis-server"), *options], path, directory)
+        self.child = Child([find_program("redis-server"), *options], path, directory)
         self.child.wait_until_listening()
         self._client = cast("Any", redis.Redis(unix_socket_path=str(path)))
         # The client's own methods, so that no call of ours is measured with them.
@@ -78,7 +78,7 @@ class Memcached:
         options = ["-s", str(path), "-m", str(_ROOM_MIB), "-I", f"{_LARGEST_MIB}m"]
         if os.getuid() == 0:  # it refuses to run as root unless told so
             options += ["-u", pwd.getpwuid(0).pw_name]
-        self.child = Child([_program("memcached"), *options], path, directory)
+        self.child = Child([find_program("memcached"), *options], path, directory)
         self.child.wait_until_listening()
         self._client = cast("Any", pymemcache.Client(str(path), default_noreply=False))
         self.get: Callable[[str], bytes] = self._client.get
@@ -92,54 +92,17 @@ class Memcached:
         self.child.stop()
 
 
-_NGINX_CONF = """
-daemon off;
-master_process off;
-{user}
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    sendfile on;
-    keepalive_timeout 1h;
-    keepalive_requests 1000000000;
-    open_file_cache max=1000 inactive=1h;
-    client_body_temp_path {directory}/nginx.body;
-    proxy_temp_path {directory}/nginx.proxy;
-    fastcgi_temp_path {directory}/nginx.fastcgi;
-    uwsgi_temp_path {directory}/nginx.uwsgi;
-    scgi_temp_path {directory}/nginx.scgi;
-    server {{
-        listen unix:{directory}/nginx.sock;
-        root {directory}/files;
-    }}
-}}
-"""
+#: Connections stay, and files stay open.
+_TUNING = "keepalive_timeout 1h; keepalive_requests 1000000000; open_file_cache max=1000 inactive=1h;"
 
 
 class Nginx:
     """nginx serving files by sendfile, and the standard library's http.client. It reads only."""
 
     def __init__(self, directory: Path) -> None:
+        self.child = start_nginx(directory, tuning=_TUNING)
         self._files = directory / "files"
-        self._files.mkdir()
-        user = f"user {pwd.getpwuid(0).pw_name};" if os.getuid() == 0 else ""
-        configuration = directory / "nginx.conf"
-        configuration.write_text(_NGINX_CONF.format(directory=directory, user=user))
-        path = directory / "nginx.sock"
-        command = [
-            _program("nginx"),
-            "-p",
-            str(directory),
-            "-c",
-            str(configuration),
-            "-e",
-            str(directory / "nginx.error.log"),
-        ]
-        self.child = Child(command, path, directory)
-        self.child.wait_until_listening()
-        self._connection = _UnixHTTPConnection(path)
+        self._connection = _UnixHTTPConnection(self.child.socket_path)
 
     def put(self, key: str, data: bytes) -> None:
         """Place the file where nginx finds it: a server of files has no put of its own."""
@@ -178,16 +141,8 @@ def server_versions() -> dict[str, str]:
     found = {}
     for name, option in (("redis-server", "--version"), ("memcached", "--version"), ("nginx", "-v")):
         with contextlib.suppress(NotStarted):
-            said = subprocess.run([_program(name), option], check=False, capture_output=True, text=True)
+            said = subprocess.run([find_program(name), option], check=False, capture_output=True, text=True)
             found[name] = (said.stdout + said.stderr).strip().splitlines()[0]
-    return found
-
-
-def _program(name: str) -> str:
-    """Raises NotStarted where it is not installed; Debian keeps servers in sbin, which is not on every PATH."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    if not found:
-        raise NotStarted(f"{name} is not installed")
     return found
 
 

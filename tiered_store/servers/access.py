@@ -302,9 +302,12 @@ def is_own_name(host: str) -> bool:
     rebinding). Its requests carry that name, and are no requests of this machine's programs.
     """
     found = _HOST.match(host.strip().lower())
-    if found is None:
-        return False
-    name = found[1] or found[2] or found[3]
+    return found is not None and _is_own(found[1] or found[2] or found[3])
+
+
+@functools.lru_cache(maxsize=64)
+def _is_own(name: str) -> bool:
+    """The same of the name alone."""
     if name == "localhost" or name.endswith(".localhost"):  # RFC 6761: never resolved to anything else
         return True
     try:

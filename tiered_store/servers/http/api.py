@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from itertools import takewhile
 from typing import Any, Final
@@ -53,18 +53,18 @@ def api_mounts(statistics: Callable[[], Mapping[str, object]]) -> tuple[Mount, .
     )
 
 
-async def _objects(exchange: Exchange) -> web.StreamResponse:
+def _objects(exchange: Exchange) -> Awaitable[web.StreamResponse]:
     """``/v1/objects`` and what is below it."""
-    return await (handle_object(exchange) if exchange.path else answer(exchange, _OF_ALL))
+    return handle_object(exchange) if exchange.path else answer(exchange, _OF_ALL)
 
 
 def _alone(table: Mapping[str, Handler]) -> Handler:
     """A path with nothing below it."""
 
-    async def handle(exchange: Exchange) -> web.StreamResponse:
+    def handle(exchange: Exchange) -> Awaitable[web.StreamResponse]:
         if exchange.path:
             raise Refusal(404, "NoSuchPath", "nothing is served at this path")
-        return await answer(exchange, table)
+        return answer(exchange, table)
 
     return handle
 

@@ -156,7 +156,7 @@ class _Incoming:
     """The pieces of a request's body, as they come; within the limits of time."""
 
     def __init__(self, exchange: Exchange) -> None:
-        self._content = exchange.request.content
+        self._content = exchange.content
         self._stall_timeout_s = exchange.limits.stall_timeout_s
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
@@ -194,7 +194,8 @@ def _announced(exchange: Exchange) -> int | None:
     coding = exchange.headers.get("Content-Encoding", "identity")
     if coding.lower() != "identity":
         raise Refusal(415, "UnsupportedCoding", f"a body is taken as it is, not as {coding[:40]!r}")
-    return exchange.request.content_length
+    size = exchange.headers.get("Content-Length")
+    return None if size is None else int(size)  # the parser has let nothing but digits through
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -204,14 +205,13 @@ def _check_size(size: int, max_bytes: int) -> None:
 
 def _invite(exchange: Exchange) -> None:
     """Tell a peer that waits for that to send the body, and the kernel that it comes."""
-    request = exchange.request
-    transport = request.transport
+    transport = exchange.connection.transport
     expected = exchange.headers.get("Expect")
     if expected is not None and expected.lower() != "100-continue":
         raise Refusal(417, "ExpectationFailed", f"this door expects nothing but 100-continue, not {expected[:40]!r}")
-    if transport is None or request.content.is_eof():
+    if transport is None or exchange.content.is_eof():
         return
-    if expected is not None and request.version >= (1, 1):
+    if expected is not None and exchange.asked.version >= (1, 1):
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:

@@ -16,7 +16,9 @@ from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from tiered_store.aio.eager import Finished, Waiting
 from tiered_store.servers.access import Grant
+from tiered_store.servers.http.eager import EagerHandler
 from tiered_store.servers.http.heads import SERVER
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
@@ -49,19 +51,31 @@ class Owner(Protocol):
         """It has ended."""
         ...
 
+    def begin(
+        self, connection: Connection, message: RawRequestMessage
+    ) -> Finished[web.StreamResponse] | Waiting[web.StreamResponse]:
+        """Begin to answer a request without a body."""
+        ...
 
-class Connection(web.RequestHandler):
+    def forsake(self, begun: Waiting[web.StreamResponse]) -> None:
+        """Nobody waits any more for what was begun: end it."""
+        ...
+
+
+class Connection(EagerHandler):
     """aiohttp's protocol, watched."""
 
     __slots__ = (
+        "_begun",
         "_body",
+        "_content",
         "_door",
         "_head_bytes",
         "_head_bytes_max",
         "_head_since",
         "_is_admitted",
         "_left",
-        "_request",
+        "_read_bytes",
         "_room",
         "_stalled_bytes",
         "_stalled_since",
@@ -90,13 +104,15 @@ class Connection(web.RequestHandler):
         self._door = door
         self._is_admitted = False
         self._head_since: float | None = None
+        self._read_bytes = 0  # what came at once, and last
         self._head_bytes = 0
         self._head_bytes_max = _LARGE_FIELDS * limits.max_header_bytes + _ENCODED * limits.max_metadata_bytes
         self._body: StreamReader | None = None  # of the request whose headers came last
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self._room: asyncio.Future[None] | None = None
-        self._request: web.BaseRequest | None = None
+        self._begun: Waiting[web.StreamResponse] | None = None
+        self._content: StreamReader | None = None
         self._left: StreamReader | None = None  # of a body that was not wanted; it is no beginning of a request
         self.is_serving = False
         self.is_last = False
@@ -123,6 +139,9 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
             if self._room is not None and not self._room.done():
                 self._room.set_exception(ConnectionResetError("the peer has gone"))
+            begun = self.take_begun()
+            if begun is not None:  # aiohttp had no turn to take it
+                self._door.forsake(begun)
             self._door.gone(self)
 
     def data_received(self, data: bytes) -> None:
@@ -132,28 +151,46 @@ class Connection(web.RequestHandler):
         if data and self._is_between_requests and self._head_since is None:  # aiohttp says b"" to itself
             self._head_since = self._loop.time()
         is_body = self._body is not None and not self._body.is_eof()
-        parsed = self._request_count
+        parsed, self._read_bytes = self._request_count, len(data)
         super().data_received(data)
         if self._messages:
             self._body = self._messages[-1][1]
-        if not self._has_small_heads(len(data), self._request_count - parsed, is_body=is_body):
+        if not self._has_small_heads(self._request_count - parsed, is_body=is_body):
             self._refuse_head()
             return
-        request = self._request
-        if request is not None and self._is_broken and not request.content.is_eof():
+        content = self._content
+        if content is not None and self.is_broken and not content.is_eof():
             # The parser has given up inside a body, and nobody has told the one who waits for the rest of it.
-            request.content.set_exception(web.RequestPayloadError("it cannot be understood"))
+            content.set_exception(web.RequestPayloadError("it cannot be understood"))
 
-    def _has_small_heads(self, size: int, parsed: int, *, is_body: bool) -> bool:
+    def begin(self, message: RawRequestMessage) -> web.StreamResponse | None:
+        """See :class:`EagerHandler`."""
+        if self._read_bytes > self._head_bytes_max and not self._has_small_head(message):
+            return None  # and is refused
+        begun = self._door.begin(self, message)
+        if isinstance(begun, Finished):
+            return begun.result
+        self._begun = begun
+        return None
+
+    def take_begun(self) -> Waiting[web.StreamResponse] | None:
+        """The rest of an answer that was begun, once."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def _has_small_heads(self, parsed: int, *, is_body: bool) -> bool:
         """Whether the headers that have come are within their bound, or less than one read of the socket beyond it."""
         if not parsed:
-            self._head_bytes += 0 if is_body else size
+            self._head_bytes += 0 if is_body else self._read_bytes
             return self._head_bytes <= self._head_bytes_max
         self._head_bytes = 0
-        if size <= self._head_bytes_max:
+        if self._read_bytes <= self._head_bytes_max:
             return True
-        heads = [message.raw_headers for message, _ in self._messages if isinstance(message, RawRequestMessage)]
-        return all(sum(map(len, chain(*head))) <= self._head_bytes_max for head in heads[-parsed:])
+        heads = [message for message, _ in self._messages if isinstance(message, RawRequestMessage)]
+        return all(map(self._has_small_head, heads[-parsed:]))
+
+    def _has_small_head(self, message: RawRequestMessage) -> bool:
+        return sum(map(len, chain(*message.raw_headers))) <= self._head_bytes_max
 
     def _refuse_head(self) -> None:
         """End the connection of a peer that sends too many headers; with a word, if nothing else is being said."""
@@ -168,24 +205,22 @@ class Connection(web.RequestHandler):
         """Whether what comes next is the beginning of one."""
         return not self.is_serving and (self._left is None or self._left.is_eof())
 
-    @property
-    def _is_broken(self) -> bool:
-        """Whether what came last is no HTTP: aiohttp queues that behind the requests before it."""
-        return bool(self._messages) and not isinstance(self._messages[-1][0], RawRequestMessage)
-
-    def began(self, request: web.BaseRequest) -> None:
-        """A request's headers are here."""
-        self._request = request
+    def began(self, content: StreamReader) -> None:
+        """A request's headers are here, and its body will be."""
+        self._content = content
         self._left = None
         self.is_serving = True
         self._head_since = None
 
     def ended(self) -> None:
         """It has been answered."""
-        if self._request is not None:
-            self._left = self._request.content
-        self._request = None
+        self._left, self._content = self._content, None
         self.is_serving = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether what was written waits for the peer to read."""
+        return self._stalled_since is not None
 
     async def writable(self) -> None:
         """Return when more may be written. Raises ConnectionResetError if the peer goes meanwhile."""

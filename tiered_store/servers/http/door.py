@@ -6,19 +6,23 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import AUTHORIZATION, TRANSFER_ENCODING
+from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDictProxy
 
+from tiered_store.aio.eager import Finished, Waiting, begin
 from tiered_store.errors import StoreError
 from tiered_store.servers.access import Caller, Gate, Grant
 from tiered_store.servers.http.conditions import FAILED
 from tiered_store.servers.http.connection import Connection, Server
 from tiered_store.servers.http.cors import answer_headers, preflight_headers
-from tiered_store.servers.http.exchange import Exchange, Mounts
+from tiered_store.servers.http.exchange import Asked, Exchange, Mounts
 from tiered_store.servers.http.files import Files
 from tiered_store.servers.http.handshakes import SecretListener
 from tiered_store.servers.http.heads import Heads
@@ -40,6 +44,7 @@ _VERSIONS: Final = (HttpVersion11, HttpVersion10)
 _NAMES_MAX: Final = 4096
 #: What a stop waits for threads that read files, and for requests that were cut off.
 _LEAVE_S: Final = 2.0
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,28 +164,57 @@ class HttpDoor:
         self._timer = self._loop.call_later(_CHECK_INTERVAL_S, self._check)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; every error becomes an answer, or the end of an answer that has begun."""
+        """Answer one request in a task of aiohttp's, or go on with one that was begun."""
         connection, task = cast("Connection", request.protocol), asyncio.current_task()
         self._running.add(task)
-        connection.began(request)
-        began = self._loop.time()
+        try:
+            begun = connection.take_begun()
+            if begun is not None:
+                return await begun
+            asked = Asked(request.method, request.raw_path, request.headers, request.version, request.keep_alive)
+            return await self._answer(self._exchange(connection, asked, request.content))
+        finally:
+            self._running.discard(task)
+
+    def begin(
+        self, connection: Connection, message: RawRequestMessage
+    ) -> Finished[web.StreamResponse] | Waiting[web.StreamResponse]:
+        """Begin to answer a request without a body, in no task."""
+        asked = Asked(message.method, message.path, message.headers, message.version, not message.should_close)
+        return begin(self._answer(self._exchange(connection, asked, EMPTY_PAYLOAD)))
+
+    def forsake(self, begun: Waiting[web.StreamResponse]) -> None:
+        """End an answer that nobody waits for."""
+        task: asyncio.Task[web.StreamResponse] = self._loop.create_task(begun)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.cancel()
+
+    def _exchange(self, connection: Connection, asked: Asked, content: StreamReader) -> Exchange:
+        connection.began(content)
         origins = self._cors_origins
-        exchange = Exchange(
-            request,
+        return Exchange(
+            connection,
+            asked,
+            content,
             store=self._store,
             limits=self.limits,
-            grant=self._grant(connection, request),
+            grant=self._grant(connection, asked.headers),
             files=self._files,
             heads=self._heads,
-            headers_of_all=answer_headers(request.headers, origins) if origins else {},
+            headers_of_all=answer_headers(asked.headers, origins) if origins else _NO_HEADERS,
         )
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer; every error becomes an answer, or the end of an answer that has begun."""
+        began, headers, origins = self._loop.time(), exchange.headers, self._cors_origins
         try:
-            if request.version is not HttpVersion11 or TRANSFER_ENCODING in request.headers:
-                _check_framing(request)
-            asked = preflight_headers(request.method, request.headers, origins) if origins else None
+            if exchange.asked.version is not HttpVersion11 or TRANSFER_ENCODING in headers:
+                _check_framing(exchange.asked)
+            asked = preflight_headers(exchange.method, headers, origins) if origins else None
             if asked is not None:
                 return await exchange.reply(204, b"", asked)
-            target = parse_target(request.raw_path)
+            target = parse_target(exchange.asked.target)
             mount, rest = self._mounts.find(target)
             exchange.aim(rest, target.query)
             return await mount.handle(exchange)
@@ -193,27 +227,26 @@ class HttpDoor:
         except ConnectionError:
             return exchange.abort()
         except Exception as error:
-            _log.exception("request failed", extra={"method": request.method})
+            _log.exception("request failed", extra={"method": exchange.method})
             return await self._refuse(exchange, Refusal(500, "StoreError", f"internal error: {type(error).__name__}"))
         finally:
-            connection.ended()
-            self._running.discard(task)
+            exchange.connection.ended()
             self.stats.requests += 1
-            self._log_slow(request, began)
+            self._log_slow(exchange.asked, began)
 
-    def _grant(self, connection: Connection, request: web.BaseRequest) -> Grant:
+    def _grant(self, connection: Connection, headers: CIMultiDictProxy[str]) -> Grant:
         """What the sender may do. Of a unix socket's peer who shows no token, that is the same while the rules are."""
-        if connection.sender.peer is not None and AUTHORIZATION not in request.headers:
+        if connection.sender.peer is not None and AUTHORIZATION not in headers:
             if connection.grant is None or connection.granted_by != self._gate.version:
                 connection.grant = self._gate.of(Caller(peer=connection.sender.peer))
                 connection.granted_by = self._gate.version
             return connection.grant
-        return self._gate.of(caller_of(connection.sender, request.headers, self._cors_origins))
+        return self._gate.of(caller_of(connection.sender, headers, self._cors_origins))
 
-    def _log_slow(self, request: web.BaseRequest, began: float) -> None:
+    def _log_slow(self, asked: Asked, began: float) -> None:
         elapsed = self._loop.time() - began
         if elapsed >= self.limits.slow_request_s:
-            fields = {"request": f"{request.method} {request.raw_path[:200]}", "seconds": round(elapsed, 3)}
+            fields = {"request": f"{asked.method} {asked.target[:200]}", "seconds": round(elapsed, 3)}
             _log.warning("slow request", extra=fields)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
@@ -270,17 +303,17 @@ class HttpDoor:
         return is_clean
 
 
-def _check_framing(request: web.BaseRequest) -> None:
+def _check_framing(asked: Asked) -> None:
     """Refuse what somebody in between may have read in another way, or what would be stored with its coding.
 
     Raises:
         Refusal: a version that is not spoken here, the one without a name (0.9) included; a coding beside "chunked", or
             any at all from a client too old to know them (RFC 9112, section 6.1).
     """
-    if request.version not in _VERSIONS:
+    if asked.version not in _VERSIONS:
         raise Refusal(400, "BadVersion", "of HTTP the versions 1.1 and 1.0 are spoken here", closes=True)
-    if TRANSFER_ENCODING not in request.headers:
+    if TRANSFER_ENCODING not in asked.headers:
         return
-    codings = ",".join(request.headers.getall(TRANSFER_ENCODING)).strip().lower()
-    if codings != "chunked" or request.version < HttpVersion11:
+    codings = ",".join(asked.headers.getall(TRANSFER_ENCODING)).strip().lower()
+    if codings != "chunked" or asked.version < HttpVersion11:
         raise Refusal(400, "BadHeader", "Transfer-Encoding must be 'chunked', and nothing before HTTP/1.1", closes=True)

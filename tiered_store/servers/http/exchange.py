@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http import HttpVersion
 from multidict import CIMultiDictProxy, istr
 
 from tiered_store.build.entry import Place
@@ -26,12 +27,12 @@ from tiered_store.servers.http.target import ALL_PLAIN, Target, parse_query
 from tiered_store.store.reading import PIECE_BYTES
 from tiered_store.store.store import Store
 
-__all__ = ["Exchange", "Handler", "Mount", "Mounts", "answer"]
+__all__ = ["Asked", "Exchange", "Handler", "Mount", "Mounts", "answer"]
 
 JSON_TYPE: Final = "application/json"
-_QUALIFIERS: Final = tuple(
-    map(istr, ("Range", "If-None-Match", "If-Match", "If-Modified-Since", "If-Unmodified-Since"))
-)
+# As the headers keep their names: found without being folded first.
+_RANGE, _IF_NONE_MATCH, _IF_MATCH = istr("Range"), istr("If-None-Match"), istr("If-Match")
+_IF_MODIFIED, _IF_UNMODIFIED = istr("If-Modified-Since"), istr("If-Unmodified-Since")
 _NO_FIELDS: Final[Mapping[str, str]] = {}
 
 
@@ -58,11 +59,31 @@ _KEPT: Final = _Answered(keep_alive=True)
 _CLOSED: Final = _Answered(keep_alive=False)
 
 
+class Asked(NamedTuple):
+    """A request without its body.
+
+    Attributes:
+        method: such as ``"GET"``.
+        target: as it was sent.
+        headers: all of them.
+        version: of HTTP.
+        keep_alive: whether another request may follow it.
+    """
+
+    method: str
+    target: str
+    headers: CIMultiDictProxy[str]
+    version: HttpVersion
+    keep_alive: bool
+
+
 class Exchange:
     """One request, to be answered by ``return await exchange.reply(...)`` or a function of ``bodies``.
 
     Attributes:
-        request: aiohttp's.
+        connection: where it came in.
+        asked: what the sender has sent before the body.
+        content: the request's body, as it comes.
         store: what is served.
         limits: of the door.
         method: such as ``"GET"``.
@@ -77,8 +98,10 @@ class Exchange:
 
     __slots__ = (
         "_closes",
-        "_connection",
         "_query",
+        "asked",
+        "connection",
+        "content",
         "files",
         "grant",
         "has_begun",
@@ -88,13 +111,14 @@ class Exchange:
         "limits",
         "method",
         "path",
-        "request",
         "store",
     )
 
     def __init__(
         self,
-        request: web.BaseRequest,
+        connection: Connection,
+        asked: Asked,
+        content: StreamReader,
         *,
         store: Store,
         limits: HttpLimits,
@@ -103,19 +127,20 @@ class Exchange:
         heads: Heads,
         headers_of_all: Mapping[str, str],
     ) -> None:
-        self.request = request
+        self.connection = connection
+        self.asked = asked
+        self.content = content
+        self.method = asked.method
+        self.headers = asked.headers
         self.store = store
         self.limits = limits
-        self.method = request.method
         self.path = ""
-        self.headers: CIMultiDictProxy[str] = request.headers
         self.files = files
         self.grant = grant
         self.headers_of_all = headers_of_all
         self.heads = heads
         self.has_begun = False
         self._query = ""
-        self._connection = cast("Connection", request.protocol)
         self._closes = False
 
     def aim(self, path: str, query: str) -> None:
@@ -134,7 +159,13 @@ class Exchange:
         if self.method != "GET" or self._query:
             return False
         headers = self.headers
-        return not any([name in headers for name in _QUALIFIERS])  # noqa: C419 - quicker than a generator
+        return not (
+            _RANGE in headers
+            or _IF_NONE_MATCH in headers
+            or _IF_MATCH in headers
+            or _IF_MODIFIED in headers
+            or _IF_UNMODIFIED in headers
+        )
 
     def query(self) -> dict[str, str]:
         """The fields of the query by name. Raises Refusal for one that is malformed."""
@@ -175,7 +206,9 @@ class Exchange:
         """As :meth:`reply`, with a head from ``heads``."""
         last = self._end_of_head(closes=closes)
         self._write(head + date_line() + (last + body if self.method != "HEAD" else last))
-        return await self.end()
+        if self.connection.is_stalled:
+            await self.connection.writable()
+        return _CLOSED if self._closes else _KEPT
 
     def begin(self, head: bytes) -> None:
         """Send the head of an answer whose body follows by :meth:`write`."""
@@ -183,34 +216,34 @@ class Exchange:
 
     async def write(self, piece: Piece) -> None:
         """Send a piece of the body; returns when more may be sent. Waiting is the back-pressure."""
-        if self._connection.is_secret and len(piece) > PIECE_BYTES:
+        if self.connection.is_secret and len(piece) > PIECE_BYTES:
             # TLS copies all of what it is given, several times: a view of a map is not for nothing there.
             for start in range(0, len(piece), PIECE_BYTES):
                 self._write(piece[start : start + PIECE_BYTES])
-                await self._connection.writable()
+                await self.connection.writable()
         elif piece:
             self._write(piece)
-            await self._connection.writable()
+            await self.connection.writable()
 
     async def end(self) -> web.StreamResponse:
         """The answer is whole."""
-        await self._connection.writable()
+        await self.connection.writable()
         return _CLOSED if self._closes else _KEPT
 
     def _end_of_head(self, *, closes: bool) -> bytes:
         """What depends on the connection, and the empty line."""
-        request, extra = self.request, b""
-        self._closes = closes or self._connection.is_last or not request.keep_alive
+        extra = b""
+        self._closes = closes or self.connection.is_last or not self.asked.keep_alive
         if self._closes:
             extra = b"Connection: close\r\n"
-        elif request.version < HttpVersion11:
+        elif self.asked.version < HttpVersion11:
             extra = b"Connection: keep-alive\r\n"
         if self.headers_of_all:
             extra += lines_of(self.headers_of_all).encode()
         return extra + b"\r\n"
 
     def _write(self, data: Piece) -> None:
-        transport = self._connection.transport
+        transport = self.connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the peer has gone")
         self.has_begun = True
@@ -225,24 +258,24 @@ class Exchange:
         headers = {"Content-Type": PROBLEM_TYPE, **refusal.headers}
         answered = await self.reply(refusal.status, problem_of(refusal), headers, closes=refusal.closes)
         if refusal.closes:
-            self._connection.force_close()  # what the peer sends next is not even read
+            self.connection.force_close()  # what the peer sends next is not even read
         return answered
 
     def abort(self) -> web.StreamResponse:
         """End the connection in the middle of an answer, so that the peer sees that it is not whole."""
-        self._connection.abort()
+        self.connection.abort()
         return _CLOSED
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
-async def answer(exchange: Exchange, table: Mapping[str, Handler]) -> web.StreamResponse:
+def answer(exchange: Exchange, table: Mapping[str, Handler]) -> Awaitable[web.StreamResponse]:
     """Answer by method. Raises Refusal for one that is not in the table."""
     handler = table.get(exchange.method)
     if handler is None:
         raise exchange.refuse_method(*table)
-    return await handler(exchange)
+    return handler(exchange)
 
 
 @dataclass(frozen=True, slots=True)

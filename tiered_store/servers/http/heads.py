@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
+from tiered_store.key import Key
 from tiered_store.objects import ObjectInfo
 from tiered_store.servers.http.fields import object_fields
 from tiered_store.store.policy import Policy
@@ -76,13 +77,13 @@ class Heads:
     def __init__(self) -> None:
         self._known: dict[str, tuple[ObjectInfo, bytes]] = {}
 
-    def of(self, info: ObjectInfo, policy: Policy) -> bytes:
-        """As :func:`head_of`, for a 200 with all of an object."""
+    def of(self, info: ObjectInfo, policy: Callable[[Key], Policy]) -> bytes:
+        """As :func:`head_of`, for a 200 with all of an object, whose policy is asked for if it is not known yet."""
         known = self._known.get(info.key)
         if known is not None and known[0] is info:
             return known[1]
         length = f"Content-Length: {info.size}\r\n"
-        head = _OK + (lines_of(object_fields(info, policy)) + length).encode()
+        head = _OK + (lines_of(object_fields(info, policy(Key(info.key)))) + length).encode()
         if len(head) <= _REMEMBERED_MAX_BYTES:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -29,25 +29,27 @@ __all__ = ["handle_artifact", "handle_object"]
 _OF_304: Final = ("ETag", "Last-Modified", "Cache-Control")
 
 
-async def handle_object(exchange: Exchange) -> web.StreamResponse:
+def handle_object(exchange: Exchange) -> Awaitable[web.StreamResponse]:
     """``/v1/objects/{key}``."""
-    return await answer(exchange, _OF_OBJECT)
+    return answer(exchange, _OF_OBJECT)
 
 
-async def handle_artifact(exchange: Exchange) -> web.StreamResponse:
+def handle_artifact(exchange: Exchange) -> Awaitable[web.StreamResponse]:
     """``/v1/artifacts`` and ``/v1/artifacts/sha256:...``."""
-    return await answer(exchange, _OF_ARTIFACT)
+    return answer(exchange, _OF_ARTIFACT)
 
 
 async def _get(exchange: Exchange) -> web.StreamResponse:
     """``GET`` and ``HEAD``."""
     began = time.perf_counter()
-    key = parse_key(exchange.path)
-    exchange.require(Right.READ, key)
-    entry = exchange.store.peek(key)
-    if entry is not None and exchange.is_plain_get and isinstance(entry.body, bytes):
-        head = exchange.heads.of(entry.info, exchange.store.policy(key)) + _tier_lines(entry.tier, began)
+    path = exchange.path
+    # What is no key is found nowhere, and refused below.
+    entry = exchange.store.peek(path) if exchange.grant.may(Right.READ, path) else None
+    if entry is not None and isinstance(entry.body, bytes) and exchange.is_plain_get:
+        head = exchange.heads.of(entry.info, exchange.store.policy) + _tier_lines(entry.tier, began)
         return await exchange.reply_at_once(head, entry.body)
+    key = parse_key(path)
+    exchange.require(Right.READ, key)
     if entry is not None:
         fields = _fields(exchange, key, entry.info, entry.tier, began)
         status = read_status(exchange.headers, entry.info)
@@ -99,11 +101,7 @@ def _fields(exchange: Exchange, key: Key, info: ObjectInfo, tier: str | None, be
 
 
 def _tier_lines(tier: str, began: float) -> bytes:
-    return b"X-Tier: %b\r\nServer-Timing: %b;dur=%.3f\r\n" % (
-        tier.encode(),
-        tier.encode(),
-        (time.perf_counter() - began) * 1000,
-    )
+    return f"X-Tier: {tier}\r\nServer-Timing: {tier};dur={(time.perf_counter() - began) * 1000:.3f}\r\n".encode()
 
 
 async def _without_body(exchange: Exchange, status: int, fields: dict[str, str]) -> web.StreamResponse:

@@ -6,6 +6,7 @@ Invariant: a refusal is given before anything is looked for, and says the same w
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 from collections.abc import Collection
@@ -49,11 +50,17 @@ def sender_of(transport: asyncio.BaseTransport) -> Sender:
     try:
         if connection.family == socket.AF_UNIX:
             return Sender(peer=peer_credentials(connection))
-        address = ipaddress.ip_address(transport.get_extra_info("peername")[0].partition("%")[0])
+        return Sender(is_loopback=_is_loopback(transport.get_extra_info("peername")[0]))
     except (OSError, ValueError, TypeError, LookupError):
         return Sender()
+
+
+@functools.lru_cache(maxsize=64)
+def _is_loopback(text: str) -> bool:
+    """Whether an address is this machine's own. Raises ValueError where it is none."""
+    address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return Sender(is_loopback=(mapped or address).is_loopback)
+    return (mapped or address).is_loopback
 
 
 def caller_of(sender: Sender, headers: CIMultiDictProxy[str], cors_origins: Collection[str]) -> Caller:

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 #: The daemon runs on uvloop, which closes, pauses and cuts off in its own way.
-_ON_BOTH = {"test_hostile", "test_door"}
+_ON_BOTH = {"test_hostile", "test_door", "test_eager"}
 
 
 def pytest_asyncio_loop_factories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tiered_store.key import Key
 from tiered_store.objects import ObjectInfo
 from tiered_store.servers.http import heads as module
 from tiered_store.servers.http.heads import Heads, head_of
@@ -17,7 +18,11 @@ def test_a_field_cannot_end_early() -> None:
 
 def test_few_and_small_heads_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REMEMBERED", 2)
-    heads, policy = Heads(), Policy("")
+    heads = Heads()
+
+    def policy(_: Key) -> Policy:
+        return Policy("")
+
     small = [ObjectInfo(f"k{number}", 1, "v") for number in range(3)]
     assert heads.of(small[0], policy) is heads.of(small[0], policy)
     for info in small:

@@ -9,9 +9,9 @@ Knows no tool. Invariant: no fault of a read gets past :func:`mounted`.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -23,6 +23,7 @@ from tiered_store.errors import StoreError
 from tiered_store.servers.access import Right
 from tiered_store.servers.http.bodies import receive, send, send_parts
 from tiered_store.servers.http.exchange import Exchange, Mount
+from tiered_store.servers.http.heads import head_of
 from tiered_store.servers.http.problems import Refusal, refusal_of
 from tiered_store.store.spool import Staged
 
@@ -104,12 +105,20 @@ async def give(
             return await exchange.reply(404)
         said = {"Content-Type": content_type, **headers(entry.headers)}
         return await send_parts(exchange, 200, said, entry.size, ())
-    found = await cache.get(place, name)
+    found = cache.peek(place, name) or await cache.get(place, name)
     if found is None or (is_usable is not None and not await is_usable(found)):
         return await exchange.reply(404)
-    said = {"Content-Type": content_type, **headers(found.entry.headers)}
-    damaged = partial(cache.unreadable, place.dialect, found.entry)
-    return await send(exchange, 200, said, found.body, damaged=damaged)
+    kept = headers(found.entry.headers)
+    if isinstance(found.body, bytes) and not kept:
+        return await exchange.reply_at_once(_head_of_small(content_type, len(found.body)), found.body)
+    damaged = functools.partial(cache.unreadable, place.dialect, found.entry)
+    return await send(exchange, 200, {"Content-Type": content_type, **kept}, found.body, damaged=damaged)
+
+
+@functools.lru_cache(maxsize=1024)
+def _head_of_small(content_type: str, size: int) -> bytes:
+    """The head of an answer with a small body; many have the same."""
+    return head_of(200, {"Content-Type": content_type}, size)
 
 
 def writable(exchange: Exchange, cache: BuildCache, dialect: str, instance: str) -> Place:

@@ -10,6 +10,7 @@ Knows no protocol of any tool. Invariant: what a read gives has been hashed in t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -156,6 +157,22 @@ class BuildCache:
         stats = self.stats_of(place.dialect)
         return await self._deadlines.read(self._head(place, name, stats), stats)
 
+    async def heads(self, place: Place, names: Iterable[str]) -> dict[str, ToolEntry | None]:
+        """As :meth:`head`, for many keys within the time of one read: what is not known by then is not there."""
+        stats = self.stats_of(place.dialect)
+        found: dict[str, ToolEntry | None] = dict.fromkeys(names)
+
+        async def look(name: str) -> bool:
+            found[name] = await self.head(place, name)
+            return True
+
+        try:
+            async with asyncio.timeout(self._limits.read_timeout_s):
+                await all_true(look, list(found), at_once=_QUESTIONS_AT_ONCE)
+        except TimeoutError:
+            stats.failed += 1
+        return found
+
     async def has_all(self, place: Place, names: Iterable[str]) -> bool:
         """Whether each of these keys has its content; they are in use now."""
         stats = self.stats_of(place.dialect)
@@ -170,6 +187,10 @@ class BuildCache:
         if isinstance(body, bytes) and len(body) <= _PARSE_HERE_BYTES:
             return read(body)
         return await self._offload.run(lambda: read(read_body(body)))
+
+    def unreadable(self, dialect: str, entry: ToolEntry) -> None:
+        """Drop a content that was found, and whose file then could not be read: the next reader gets another copy."""
+        self._damaged(entry.content, self.stats_of(dialect))
 
     # ----------------------------------------------------------------- writes
 

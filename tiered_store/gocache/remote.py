@@ -102,6 +102,8 @@ class Remote:
         #: When each fetch under way is overdue, in order, and how many were fetched when it began. Whoever takes one
         #: out answers it.
         self._due: dict[int, tuple[float, int]] = {}
+        #: What was answered because it was overdue, and still keeps a thread.
+        self._overdue: set[int] = set()
         self._asked: SimpleQueue[tuple[int, str]] = SimpleQueue()
         self._fetchers = 0
         self._waiting: deque[tuple[str, Output]] = deque()
@@ -118,7 +120,8 @@ class Remote:
             return
         self._due[number] = time.monotonic() + self._deadline_s, self.counters.fetched
         self._asked.put((number, action))
-        if self._fetchers < min(_FETCHERS, len(self._due)):
+        # A thread that hangs serves nobody else; but no more of them than that are left behind.
+        if self._fetchers < min(_FETCHERS, len(self._due)) + min(_FETCHERS, len(self._overdue)):
             self._fetchers += self._start(self._fetch_for_ever)
 
     def expire(self) -> float | None:
@@ -131,7 +134,10 @@ class Remote:
             left_s = due - time.monotonic()
             if left_s > 0:
                 return left_s
-            if self._due.pop(number, None) is not None:
+            self._overdue.add(number)
+            if self._due.pop(number, None) is None:
+                self._overdue.discard(number)
+            else:
                 self._too_late(fetched_before, f"no answer within {self._deadline_s} s")
                 self._found(number, None)
         return None
@@ -141,7 +147,9 @@ class Remote:
             number, action = self._asked.get()
             # One that is overdue has been answered, and one behind a failure need not wait for another.
             found = self._fetch_quietly(number, action) if number in self._due and not self._rest_s else None
-            if self._due.pop(number, None) is not None:
+            if self._due.pop(number, None) is None:
+                self._overdue.discard(number)
+            else:
                 with contextlib.suppress(OSError):  # nobody reads replies any more, which the reader finds out, too
                     self._found(number, found)
 

@@ -96,10 +96,11 @@ class Output:
         self.send = channel.send
         self._channel = channel
 
-    async def send_file(self, head: bytes, body: FileBody, tail: bytes) -> None:
+    async def send_file(self, head: bytes, body: FileBody, tail: bytes, damaged: Callable[[], None]) -> None:
         """An answer with a body from a file, at the pace of its reader; ``head`` and ``tail`` go around it.
 
         A file that cannot be read ends the connection: the answer has begun, and there is no other way to say so.
+        ``damaged`` is called then.
         """
         channel = self._channel
         channel.send(head)
@@ -113,6 +114,7 @@ class Output:
                     return
                 channel.send(piece)
         except (OSError, EOFError) as error:
+            damaged()
             channel.close(error)
             return
         if tail:

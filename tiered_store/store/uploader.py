@@ -147,6 +147,7 @@ class Uploader:
         flushed = asyncio.ensure_future(self._backlog.flushed())
         try:
             async with asyncio.timeout(timeout_s):
+                self._again = set(self._under_way)
                 self._hurry(lambda _: True)
                 while not (await asyncio.wait([flushed], timeout=_HURRY_S))[0]:
                     self._hurry(lambda failure: not failure.is_final)
@@ -166,7 +167,6 @@ class Uploader:
         for key, failure in self._failures.items():
             if which(failure) and key not in self._under_way:
                 self._ready[key] = None
-        self._again = set(self._under_way)
         self._go_on()
 
     def counters(self) -> WriteBackStats:

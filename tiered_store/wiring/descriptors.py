@@ -20,6 +20,8 @@ __all__ = ["CannotStart", "DescriptorPlan", "divide_descriptors", "raise_descrip
 _RESERVED = 256
 #: A connection holds its socket, and up to one more descriptor that is on its way in or out.
 _PER_CONNECTION = 2
+#: The HTTP door maps memfds, and Python keeps a duplicate of the descriptor with each map.
+_PER_MAPPED = 2
 #: An upload from the journal holds its file, and one more at an origin that is a directory.
 _PER_UPLOAD = 2
 #: With fewer than this to divide, next to nothing large could be cached.
@@ -73,7 +75,7 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     Connections of clients come first, two each, but get at most half of the rest, and those of the HTTP door a quarter
     of it; what they leave goes to the tiers, half to each; an origin in memory, whose large objects are files too, is
     left half of it first. The memory tier takes no more than it could ever fill with objects large enough to be files,
-    the disk tier at most 8192.
+    each of which is two descriptors where the HTTP door maps it, too; the disk tier takes at most 8192.
 
     Raises:
         CannotStart: if the limit leaves too little for any use.
@@ -99,6 +101,8 @@ def divide_descriptors(limit: int, config: Config) -> DescriptorPlan:
     rest = usable - (connections + http) * _PER_CONNECTION
     if config.origin.backend == "memory":
         rest //= 2
-    memory = min(rest // 2 if config.disk.enabled else rest, config.memory.max_bytes // INLINE_MAX_BYTES)
-    disk = min(rest - memory, _DISK_MAXIMUM) if config.disk.enabled else 0
+    per_memfd = _PER_MAPPED if config.http.is_on else 1
+    share = rest // 2 if config.disk.enabled else rest
+    memory = min(share // per_memfd, config.memory.max_bytes // INLINE_MAX_BYTES)
+    disk = min(rest - memory * per_memfd, _DISK_MAXIMUM) if config.disk.enabled else 0
     return DescriptorPlan(limit, connections, memory, disk, http)

@@ -90,6 +90,16 @@ def test_too_many_names(monkeypatch):
         read_tree(tree([A, B], [[C]]))
 
 
+@pytest.mark.parametrize("body", [b"\x20\x00", b"\x68\x00", b"\x12\x00", field(2, b"\x20\x00" * 5)], ids=repr)
+def test_fields_that_name_nothing_are_counted_too(monkeypatch, body):
+    monkeypatch.setattr(actionresult, "FIELDS_MAX", 12)
+    assert read_action_result(body * 2) == NamedByAction((), ())
+    with pytest.raises(OverflowError):
+        read_action_result(body * 13)
+    with pytest.raises(OverflowError):
+        read_tree(field(1, field(3, b"") * 12))
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_are_none(body):
     found = read_action_result(body)

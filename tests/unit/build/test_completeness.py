@@ -43,6 +43,17 @@ async def test_a_result_is_usable_while_all_it_names_is_there(build):
         assert await is_usable(build.cache, CAS, result)
 
 
+async def test_what_a_result_names_is_in_use_when_it_is_asked_about():
+    """What a build is about to fetch is not what the tier forgets next."""
+    async with build_rig(memory_bytes=200_000) as build:
+        named, unnamed = await blob(build, b"named"), await blob(build, b"unnamed")
+        for number in range(500):
+            await blob(build, b"%d" % number * 500)
+            assert await is_usable(build.cache, CAS, action_result({"a": named}))
+        assert build.rig.memory.peek(artifact_key(named)) is not None
+        assert build.rig.memory.peek(artifact_key(unnamed)) is None
+
+
 async def test_the_empty_blob_is_always_there(build):
     assert await is_usable(build.cache, CAS, action_result({"a": EMPTY_DIGEST}, {"d": EMPTY_DIGEST}))
 

@@ -218,7 +218,7 @@ def test_one_that_takes_long_is_no_reason_to_leave_the_daemon_alone(make: Callab
         while setting.client.calls.count(PLACE.key(ACTION)) < number:
             time.sleep(0.001)
         setting.remote.fetch(100, "cd" * 32)
-        assert setting.answers.get(timeout=30)[1] is not None
+        assert setting.answers.get(timeout=10)[1] is not None  # sooner than the slow one gives its thread back
         while setting.remote.expire() is not None:
             time.sleep(0.001)
         assert setting.answers.get(timeout=30) == (number, None)

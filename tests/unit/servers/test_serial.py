@@ -34,6 +34,24 @@ async def test_replies_keep_the_order_of_the_commands():
         assert [await client.reply() for _ in range(3)] == [None, b"1", "+PONG"]
 
 
+@pytest.mark.parametrize("kind", ["resp", "crsh"])
+async def test_a_file_that_cannot_be_read_ends_the_connection_and_is_not_found_again(kind, monkeypatch):
+    def unreadable(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    async with resp_door() if kind == "resp" else crsh_door() as it:
+        place = Place("resp", "default") if kind == "resp" else Place("ccache", "default")
+        name = name_of(b"k") if kind == "resp" else CRSH_KEY.hex()[:2] + "/" + CRSH_KEY.hex()[2:]
+        await it.build.put(place, name, LARGE)
+        client = await it.connect()
+        with monkeypatch.context() as patched:
+            patched.setattr("tiered_store.servers.serial.read_body", unreadable)
+            await client.say(array("GET", "k") if kind == "resp" else asked(Operation.GET, CRSH_KEY))
+            await client.rest()
+        assert it.build.cache.counters()[place.dialect]["damaged"] == 1
+        assert await it.build.cache.get(place, name) is not None
+
+
 async def test_a_command_that_waits_holds_nobody_else_up():
     async with resp_door() as it:
         await put(it, b"here", b"1")

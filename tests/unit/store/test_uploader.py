@@ -266,7 +266,7 @@ async def test_a_flush_tries_again_what_was_under_way_and_fails(tmp_path: Path) 
 async def test_while_a_flush_waits_what_is_paused_is_tried_again_and_what_was_refused_is_not(
     tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("tiered_store.store.uploader._HURRY_S", 0.01)
+    monkeypatch.setattr("tiered_store.store.uploader._HURRY_S", 0.0001)
     async with uploading(tmp_path) as rig:
         rig.origin.faults[A] = down
         rig.origin.faults[B] = lambda: KeyConflict("a file is in the way")

@@ -101,5 +101,14 @@ def test_the_http_door_has_connections_of_its_own(configured) -> None:
     assert (plan.http, plan.connections) == (512, 1024)
     small = divide_descriptors(1024, configured(door))
     assert (small.http, small.connections) == (96, 96)
-    assert small.memory + small.disk == 1024 - 256 - 2 * (96 + 96)
+    assert 2 * small.memory + small.disk == 1024 - 256 - 2 * (96 + 96)
     assert divide_descriptors(1024, configured()).http == 0
+
+
+@pytest.mark.parametrize("disk", ["true", "false"])
+@pytest.mark.parametrize("limit", [320, 1024, 4096, 65_536])
+def test_what_the_http_door_maps_has_a_second_descriptor(configured, limit: int, disk: str) -> None:
+    text = f"[http]\nport = 8080\nopen = true\n[memory]\nmax_bytes = '1GiB'\n[disk]\nenabled = {disk}"
+    plan = divide_descriptors(limit, configured(text))
+    assert 256 + 2 * (plan.connections + plan.http) + 2 * plan.memory + plan.disk <= limit
+    assert min(plan.connections, plan.http, plan.memory) >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
@@ -145,7 +146,8 @@ class CrshSession:
         elif isinstance(hit.body, bytes):
             self._output.send(found(len(hit.body)) + hit.body)
         else:
-            await self._output.send_file(found(hit.body.size), hit.body, b"")
+            damaged = partial(self._cache.unreadable, "ccache", hit.entry)
+            await self._output.send_file(found(hit.body.size), hit.body, b"", damaged)
 
     async def _put(self, request: Request, intake: Intake | None) -> bool:
         place, name = self._place_to_write(), name_of(request.key)

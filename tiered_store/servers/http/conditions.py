@@ -20,7 +20,8 @@ FAILED: Final = Refusal(412, "PreconditionFailed", "the object is not what the r
 
 _CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _TAG: Final = re.compile(r'(W/)?("[!\x23-\x7e\x80-\uffff]*")')
-_TAGS: Final = re.compile(rf"\s*{_TAG.pattern}(?:\s*,\s*{_TAG.pattern})*\s*\Z")
+#: With empty elements, which lists may have (RFC 9110, section 5.6.1.2).
+_TAGS: Final = re.compile(rf"[\s,]*{_TAG.pattern}(?:\s*,[\s,]*{_TAG.pattern})*[\s,]*\Z")
 
 
 def has_conditions(headers: CIMultiDictProxy[str]) -> bool:
@@ -47,13 +48,13 @@ def read_status(headers: CIMultiDictProxy[str], info: ObjectInfo) -> int:
 
 
 def range_holds(headers: CIMultiDictProxy[str], info: ObjectInfo) -> bool:
-    """Whether ``If-Range`` lets the request's ranges count."""
+    """Whether ``If-Range`` lets the request's ranges count.
+
+    A date never does: an object may be written twice within its second, and the rest of the later one would be put to
+    the beginning of the other. Who has an entity tag, which all answers have, must not send one (section 13.1.5).
+    """
     text = headers.get("If-Range")
-    if text is None:
-        return True
-    if text.lstrip().startswith(('"', "W/")):
-        return text.strip() == etag_of(info)
-    return _time(text) == _seconds(info)
+    return text is None or text.strip() == etag_of(info)
 
 
 def write_condition(headers: CIMultiDictProxy[str]) -> Condition | None:
@@ -62,11 +63,12 @@ def write_condition(headers: CIMultiDictProxy[str]) -> Condition | None:
     Raises:
         Refusal: it asks for something that cannot be judged while the key is locked.
     """
-    if "If-Modified-Since" in headers or "If-Unmodified-Since" in headers:
+    if_match, if_none_match = _joined(headers, "If-Match"), _joined(headers, "If-None-Match")
+    # Beside If-Match it must be ignored, as If-Modified-Since must in any write (sections 13.1.3 and 13.1.4).
+    if if_match is None and _time(headers.get("If-Unmodified-Since")) is not None:
         raise Refusal(
             501, "UnsupportedCondition", "a write can be made to depend on entity tags (If-Match, If-None-Match) only"
         )
-    if_match, if_none_match = _joined(headers, "If-Match"), _joined(headers, "If-None-Match")
     if if_match is None and if_none_match is None:
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Final, Protocol, cast
 
 from aiohttp import StreamReader, web
@@ -18,6 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from tiered_store.aio.eager import Finished, Waiting
 from tiered_store.servers.access import Grant
 from tiered_store.servers.http.eager import EagerHandler
+from tiered_store.servers.http.heads import SERVER
 from tiered_store.servers.http.limits import HttpLimits
 from tiered_store.servers.http.problems import PROBLEM_TYPE, Refusal, problem_of
 from tiered_store.servers.http.rights import Sender, sender_of
@@ -28,6 +30,11 @@ _log = logging.getLogger("tiered_store.http")
 
 #: How long what a refused peer still sends is read and dropped, so that it can read why it was refused.
 _LINGER_S: Final = 2.0
+#: All headers of a request together may have as much as so many of the largest, as with nginx, and an object's
+#: metadata, percent-encoded. aiohttp bounds each field and their number only, and has up to 32 requests at hand while
+#: one is answered.
+_LARGE_FIELDS: Final = 4
+_ENCODED: Final = len("%XX")
 _FULL: Final = Refusal(503, "DaemonUnavailable", "the daemon has all its connections (http.max_connections)")
 
 
@@ -60,11 +67,15 @@ class Connection(EagerHandler):
 
     __slots__ = (
         "_begun",
+        "_body",
         "_content",
         "_door",
+        "_head_bytes",
+        "_head_bytes_max",
         "_head_since",
         "_is_admitted",
         "_left",
+        "_read_bytes",
         "_room",
         "_stalled_bytes",
         "_stalled_since",
@@ -93,6 +104,10 @@ class Connection(EagerHandler):
         self._door = door
         self._is_admitted = False
         self._head_since: float | None = None
+        self._read_bytes = 0  # what came at once, and last
+        self._head_bytes = 0
+        self._head_bytes_max = _LARGE_FIELDS * limits.max_header_bytes + _ENCODED * limits.max_metadata_bytes
+        self._body: StreamReader | None = None  # of the request whose headers came last
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self._room: asyncio.Future[None] | None = None
@@ -135,7 +150,14 @@ class Connection(EagerHandler):
             return
         if data and self._is_between_requests and self._head_since is None:  # aiohttp says b"" to itself
             self._head_since = self._loop.time()
+        is_body = self._body is not None and not self._body.is_eof()
+        parsed, self._read_bytes = self._request_count, len(data)
         super().data_received(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
+        if not self._has_small_heads(self._request_count - parsed, is_body=is_body):
+            self._refuse_head()
+            return
         content = self._content
         if content is not None and self.is_broken and not content.is_eof():
             # The parser has given up inside a body, and nobody has told the one who waits for the rest of it.
@@ -143,6 +165,8 @@ class Connection(EagerHandler):
 
     def begin(self, message: RawRequestMessage) -> web.StreamResponse | None:
         """See :class:`EagerHandler`."""
+        if self._read_bytes > self._head_bytes_max and not self._has_small_head(message):
+            return None  # and is refused
         begun = self._door.begin(self, message)
         if isinstance(begun, Finished):
             return begun.result
@@ -153,6 +177,28 @@ class Connection(EagerHandler):
         """The rest of an answer that was begun, once."""
         begun, self._begun = self._begun, None
         return begun
+
+    def _has_small_heads(self, parsed: int, *, is_body: bool) -> bool:
+        """Whether the headers that have come are within their bound, or less than one read of the socket beyond it."""
+        if not parsed:
+            self._head_bytes += 0 if is_body else self._read_bytes
+            return self._head_bytes <= self._head_bytes_max
+        self._head_bytes = 0
+        if self._read_bytes <= self._head_bytes_max:
+            return True
+        heads = [message for message, _ in self._messages if isinstance(message, RawRequestMessage)]
+        return all(map(self._has_small_head, heads[-parsed:]))
+
+    def _has_small_head(self, message: RawRequestMessage) -> bool:
+        return sum(map(len, chain(*message.raw_headers))) <= self._head_bytes_max
+
+    def _refuse_head(self) -> None:
+        """End the connection of a peer that sends too many headers; with a word, if nothing else is being said."""
+        if self.is_serving or self.transport is None:
+            self.abort()
+            return
+        self.transport.write(_raw(Refusal(431, "LineTooLong", "the request's headers are too large together")))
+        self.force_close()
 
     @property
     def _is_between_requests(self) -> bool:
@@ -243,7 +289,8 @@ class Connection(EagerHandler):
         else:
             _log.error("request failed", exc_info=exc)
             refusal = Refusal(500, "StoreError", f"internal error: {type(exc).__name__}", closes=True)
-        response = web.Response(status=refusal.status, body=problem_of(refusal), headers={"Content-Type": PROBLEM_TYPE})
+        headers = {"Content-Type": PROBLEM_TYPE, "Server": SERVER}  # aiohttp would tell its version, and Python's
+        response = web.Response(status=refusal.status, body=problem_of(refusal), headers=headers)
         response.force_close()
         return response
 

@@ -18,11 +18,14 @@ from tiered_store.objects import ObjectInfo
 from tiered_store.servers.http.fields import object_fields
 from tiered_store.store.policy import Policy
 
-__all__ = ["Heads", "date_line", "has_no_body", "head_of", "lines_of"]
+__all__ = ["SERVER", "Heads", "date_line", "has_no_body", "head_of", "lines_of"]
 
 _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REMEMBERED: Final = 4096
-_OK: Final = b"HTTP/1.1 200 OK\r\nServer: tiered_store\r\n"
+#: Longer ones, with much metadata, are few; all that are remembered take 10 MiB at most.
+_REMEMBERED_MAX_BYTES: Final = 2048
+SERVER: Final = "tiered_store"
+_OK: Final = f"HTTP/1.1 200 OK\r\nServer: {SERVER}\r\n".encode()
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -33,7 +36,7 @@ def head_of(status: int, fields: Mapping[str, str], size: int | None) -> bytes:
         ValueError: a field that would end early, and let its sender go on in its place.
     """
     length = "" if size is None else f"Content-Length: {size}\r\n"
-    start = f"HTTP/1.1 {status} {_REASONS.get(status, '-')}\r\nServer: tiered_store\r\n"
+    start = f"HTTP/1.1 {status} {_REASONS.get(status, '-')}\r\nServer: {SERVER}\r\n"
     return (start + lines_of(fields) + length).encode()
 
 
@@ -81,7 +84,8 @@ class Heads:
             return known[1]
         length = f"Content-Length: {info.size}\r\n"
         head = _OK + (lines_of(object_fields(info, policy(Key(info.key)))) + length).encode()
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[info.key] = (info, head)
+        if len(head) <= _REMEMBERED_MAX_BYTES:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[info.key] = (info, head)
         return head

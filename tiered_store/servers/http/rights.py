@@ -94,7 +94,8 @@ def _is_programs_own(headers: CIMultiDictProxy[str], cors_origins: Collection[st
 def refusal_of_right(grant: Grant) -> Refusal:
     """The answer to somebody who may not do this: credentials are wanted, or these are not enough."""
     if grant.is_known:
-        return Refusal(403, "PermissionDenied", f"{grant.name} may not do this", is_of_right=True)
+        detail = f"{grant.name} may not do this; its rule says what it may (access)"
+        return Refusal(403, "PermissionDenied", detail, is_of_right=True)
     challenge = {"WWW-Authenticate": _CHALLENGE}
     detail = "this needs a token that is known (access.tokens)"
     return Refusal(401, "Unauthenticated", detail, headers=challenge, is_of_right=True)
@@ -119,4 +120,6 @@ def granted_place(grant: Grant, dialect: str, instance: str, right: Right) -> Pl
         return place
     if right is Right.READ:
         raise Refusal(404, "NotFound", "nothing is there", is_of_right=True)
-    raise Refusal(403, "PermissionDenied", f"{grant.name} may not write to this build cache", is_of_right=True)
+    remedy = "its rule (access)" if grant.is_known else "a token, or the instance's rule (build.instances)"
+    detail = f"{grant.name} may not write to the instance {instance!r}; {remedy} can allow it"
+    raise Refusal(403, "PermissionDenied", detail, is_of_right=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tiered_store.build.cache import BuildCache
@@ -169,7 +170,8 @@ class RespSession:
             return self._null
         if isinstance(found.body, bytes):
             return bulk(found.body)
-        await self._output.send_file(b"$%d\r\n" % found.body.size, found.body, b"\r\n")
+        damaged = partial(self._cache.unreadable, "resp", found.entry)
+        await self._output.send_file(b"$%d\r\n" % found.body.size, found.body, b"\r\n", damaged)
         return None
 
     async def _set(self, command: list[bytes], intake: Intake | None) -> bytes:

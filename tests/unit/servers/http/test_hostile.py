@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 
@@ -95,6 +96,7 @@ async def test_what_two_readers_could_take_for_two_things_ends_the_connection(he
         answer = await it.raw(PUT + head + GET * 2)
         assert statuses(answer) == [400]
         assert b"application/problem+json" in answer
+        assert b"Server: tiered_store\r\n" in answer  # and not what it is made of, with all versions
         assert (await it.ask("GET", "/v1/objects/k")).status == 404
 
 
@@ -266,7 +268,66 @@ async def test_the_rest_of_a_body_that_was_refused_is_not_taken_for_headers() ->
 async def test_a_connection_that_asks_nothing_is_closed() -> None:
     async with served_http(*API, limits=HttpLimits(keepalive_timeout_s=0.05)) as it:
         assert await it.raw(b"") == b""
-        assert statuses(await it.raw(GET)) == [200]
+        assert (await it.ask("GET", "/v1/health")).status == 200
+
+
+FIELDS = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 1000) for number in range(90))
+
+
+@pytest.mark.parametrize("size", [200, 5_000, 1_000_000])
+async def test_headers_that_are_too_large_together(size: int) -> None:
+    """Each of them is within its bound."""
+    async with served_http(*API) as it:
+        reader, writer = await asyncio.open_unix_connection(str(it.path))
+        head = GET.removesuffix(b"\r\n") + FIELDS + b"\r\n"
+        for start in range(0, len(head), size):
+            if not writer.is_closing():
+                writer.write(head[start : start + size])
+            await asyncio.sleep(0)
+        said = b"HTTP/1.1 431"
+        with contextlib.suppress(ConnectionError):  # whoever still sends may miss the answer
+            said = await asyncio.wait_for(reader.read(), 10)
+        assert statuses(said) == [431]
+        writer.close()
+        assert (await it.ask("GET", "/v1/health")).status == 200
+
+
+async def test_as_much_metadata_as_there_may_be_is_not_too_large() -> None:
+    async with served_http(*API) as it:
+        named = {f"x-meta-{number}": "%C3%A9" * 1200 for number in range(6)}
+        assert (await it.ask("PUT", "/v1/objects/k", b"x", **named)).status == 200
+
+
+async def test_headers_that_are_too_large_behind_a_request_that_is_answered() -> None:
+    """They are not collected, and not answered into the middle of what is being said."""
+    async with served_http(*API) as it:
+        await it.rig.there("k", LARGE)
+        reader, writer = await asyncio.open_unix_connection(str(it.path), limit=1024)
+        writer.write(b"GET /v1/objects/k HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection = await only_connection(it)
+        await eventually(lambda: connection.is_serving)
+        for _ in range(40):
+            writer.write(GET.removesuffix(b"\r\n") + FIELDS + b"\r\n")
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = await asyncio.wait_for(reader.read(), 10)
+        assert b"431" not in answer.partition(b"\r\n\r\n")[0]
+        assert not it.door._connections
+        writer.close()
+
+
+async def test_a_body_is_no_header_however_its_pieces_fall() -> None:
+    async with served_http(*API) as it:
+        body = b"x" * 200_000
+        put = b"PUT /v1/objects/k HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n" + body
+        for size in (1_000, 40_000, 300_000):
+            reader, writer = await asyncio.open_unix_connection(str(it.path))
+            twice = put + put + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+            for start in range(0, len(twice), size):
+                writer.write(twice[start : start + size])
+                await asyncio.sleep(0)
+            assert statuses(await asyncio.wait_for(reader.read(), 10)) == [200, 200, 200]
+            writer.close()
 
 
 async def test_a_peer_that_does_not_read_is_cut_off_and_one_that_reads_slowly_is_not() -> None:

@@ -121,6 +121,13 @@ def test_build_tools_are_refused_in_words_that_they_understand(instance: str, ri
     assert "WWW-Authenticate" not in caught.value.headers
 
 
+def test_a_refused_write_says_what_can_allow_it() -> None:
+    reader = TokenRule(Rule("dev", "read"), hash_of("t"))
+    for caller, remedy in ((Caller(is_local=True), "build.instances"), (Caller("t"), "access")):
+        with pytest.raises(Refusal, match=rf"may not write to the instance 'repo'.*{remedy}"):
+            granted_place(Gate(AccessSettings(tokens=[reader], is_open=True)).of(caller), "nx", "repo", Right.WRITE)
+
+
 def test_the_place_of_a_build_cache() -> None:
     rule = TokenRule(Rule("pr", "write", quarantine=True), hash_of("t"))
     grant = Gate(AccessSettings(tokens=[rule])).of(Caller("t"))

@@ -111,7 +111,8 @@ async def give(
     kept = headers(found.entry.headers)
     if isinstance(found.body, bytes) and not kept:
         return await exchange.reply_at_once(_head_of_small(content_type, len(found.body)), found.body)
-    return await send(exchange, 200, {"Content-Type": content_type, **kept}, found.body)
+    damaged = functools.partial(cache.unreadable, place.dialect, found.entry)
+    return await send(exchange, 200, {"Content-Type": content_type, **kept}, found.body, damaged=damaged)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tiered_store.aio.together import all_true
 from tiered_store.build.cache import BuildCache
-from tiered_store.build.entry import Place, ToolEntry
+from tiered_store.build.entry import ToolEntry
 from tiered_store.servers.access import Right
 from tiered_store.servers.http.bodies import receive_small
 from tiered_store.servers.http.dialects.common import give, keep, mounted, writable
@@ -35,7 +34,6 @@ _VALUE_MAX_CHARACTERS: Final = 1024
 #: What turbo says of a run, and what it asks for at once.
 _DOCUMENT_MAX_BYTES: Final = 4 * 1024 * 1024
 _HASHES_MAX: Final = 10_000
-_QUESTIONS_AT_ONCE: Final = 32
 #: Without ``Authorization`` in it turbo would leave its token out of the request that it has asked about.
 _PREFLIGHT: Final = {
     "Allow": "GET, HEAD, PUT, POST, OPTIONS",
@@ -88,19 +86,8 @@ async def _query(exchange: Exchange, cache: BuildCache, instance: str) -> web.St
         raise Refusal(400, "BadRequest", 'the body must be {"hashes": [...]}') from None
     if len(hashes) > _HASHES_MAX:
         raise Refusal(413, "TooLarge", f"at most {_HASHES_MAX} hashes are asked for at once")
-    return await exchange.reply_json(await _described(cache, place, hashes))
-
-
-async def _described(cache: BuildCache, place: Place, hashes: list[str]) -> dict[str, Any]:
-    found = dict.fromkeys(hashes)
-
-    async def look(name: str) -> bool:
-        entry = await cache.head(place, name)
-        found[name] = None if entry is None else _description(entry)
-        return True
-
-    await all_true(look, list(found), at_once=_QUESTIONS_AT_ONCE)
-    return found
+    found = await cache.heads(place, hashes)
+    return await exchange.reply_json({name: entry and _description(entry) for name, entry in found.items()})
 
 
 def _description(entry: ToolEntry) -> Any:

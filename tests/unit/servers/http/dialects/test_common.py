@@ -250,5 +250,22 @@ async def test_a_body_that_breaks_off_is_no_whole_one(monkeypatch, caplog):
         assert len(answer.partition(b"\r\n\r\n")[2]) < len(DATA)
 
 
+@EACH
+async def test_a_file_that_cannot_be_read_is_not_found_again(path, stored, monkeypatch):
+    """It was sound when it was hashed; without this every reader would meet it until the tier forgets it."""
+    async with served_dialects() as it:
+        await it.put(path, DATA)
+
+        async def unreadable(*_):
+            raise OriginUnavailable("the disk fails")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Files, "read", unreadable)
+            assert await it.get(path) == (404, b"")
+        assert it.build.rig.memory.peek(parse_key(artifact_of(DATA))) is None
+        assert sum(counters["damaged"] for counters in it.build.cache.counters().values()) == 1
+        assert await it.get(path) == (200, DATA)
+
+
 def test_a_place_of_a_dialect_is_a_place_of_its_own():
     assert len({Place(dialect, "main").prefix for dialect in PATHS}) == len(PATHS)

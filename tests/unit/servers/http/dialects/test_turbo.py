@@ -71,6 +71,19 @@ async def test_questions_are_bounded(monkeypatch):
         assert (await it.http.ask("POST", ROOT, b'{"hashes": ["a"]}' + b" " * 50)).status == 413
 
 
+async def test_a_slow_origin_is_waited_for_once_and_not_once_per_question():
+    async with served_dialects(BuildLimits(read_timeout_s=0.05)) as it:
+        await it.put(f"{ROOT}/{HASH}", b"zstd")
+        gate = it.build.rig.origin.hold("open")
+        asked = [HASH, *(f"{number:04x}" for number in range(200))]
+        answer = await it.http.ask("POST", ROOT, json.dumps({"hashes": asked}).encode())
+        found = json.loads(answer.body)
+        assert (answer.status, list(found)) == (200, asked)
+        assert [name for name, said in found.items() if said] == [HASH]
+        assert it.build.rig.origin.calls["open"] < 2 * 32
+        gate.open()
+
+
 async def test_a_preflight_lets_the_token_come():
     async with served_dialects(access=AccessSettings()) as it:
         answer = await it.http.ask("OPTIONS", f"{ROOT}/{HASH}?slug=t", Access_Control_Request_Method="GET")

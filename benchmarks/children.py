@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["Child", "NotStarted", "find_program", "memfd_bytes", "orderly_end", "place", "rss_bytes"]
+__all__ = ["Child", "NotStarted", "cpu_s", "find_program", "memfd_bytes", "orderly_end", "place", "rss_bytes"]
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
@@ -135,6 +135,13 @@ def rss_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def cpu_s(pid: int) -> float:
+    """The time that CPUs have spent on a process until now, in seconds; without its children."""
+    _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")  # the name before it may hold anything
+    user, system = rest.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def memfd_bytes(pid: int) -> int:

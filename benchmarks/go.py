@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from benchmarks.children import cpu_s
 from benchmarks.daemon import Daemon, WrongTier, clean_environment
 from benchmarks.field import Field, Turn
 from benchmarks.samples import summary
@@ -47,7 +49,7 @@ def go_build(field: Field) -> list[Row]:
         turns: dict[str, Turn | None] = {OURS: builds.here, _OWN: builds.own, _FROM_DAEMON: builds.from_daemon}
         warm = field.race(turns)
     check = at_most(f"x {_OWN}", ratio(warm, _OWN), _WARM_MAX)
-    return [Row(f"go build {what}, warm", "", "s", warm, [check]), cold]
+    return [Row(f"go build {what}, warm", "", "s", warm, [check]), *cold]
 
 
 def _too_old(program: str) -> str:
@@ -58,14 +60,20 @@ def _too_old(program: str) -> str:
     return f"{said} has no cache programs, which came with 1.24"
 
 
-def _cold(builds: _Builds, rounds: int) -> Row:
+def _cold(builds: _Builds, rounds: int) -> list[Row]:
     """Leaves both caches warm."""
     turns: dict[str, Callable[[], float]] = {OURS: builds.cold_here, _OWN: builds.cold_own}
-    found: dict[str, list[float]] = {name: [] for name in turns}
+    took: dict[str, list[float]] = {name: [] for name in turns}
+    cpu: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
         for name in sorted(turns, reverse=bool(number % 2)):
-            found[name].append(turns[name]())
-    return Row(f"go build {builds.what}, cold", "", "s", {name: summary(times) for name, times in found.items()})
+            before_s = builds.cpu_s
+            took[name].append(turns[name]())
+            cpu[name].append(builds.cpu_s - before_s)
+    return [
+        Row(f"go build {builds.what}, {which}", "", "s", {name: summary(times) for name, times in found.items()})
+        for which, found in (("cold", took), ("cold, CPU time", cpu))
+    ]
 
 
 class _Builds:
@@ -82,6 +90,7 @@ class _Builds:
         self._script.write_text(_SCRIPT.format(python=sys.executable))
         self._script.chmod(0o755)
         self._directory = directory
+        self._daemon = daemon
         self._instances = count()
         self._instance = ""
         self._environment = clean_environment() | {
@@ -95,6 +104,12 @@ class _Builds:
             "GOTELEMETRY": "off",
         }
         self._environment.pop("GOCACHEPROG", None)
+
+    @property
+    def cpu_s(self) -> float:
+        """What all builds until now have cost: go, all that it has started, and the daemon."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime + cpu_s(self._daemon.child.pid)
 
     def own(self) -> float:
         return self._build({"GOCACHE": str(self._own)})[0]

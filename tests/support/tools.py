@@ -37,7 +37,9 @@ _DIGEST_CHARACTERS = 64
 def found(program: str) -> str:
     """The path of a build tool's program, installed by ``scripts/tools.py`` or by Debian."""
     places = [PYTHON_PROGRAMS / program, NODE_MODULES / ".bin" / program]
-    places += [NODE_MODULES / "@bazel" / "bazel-linux_x64" / program]
+    places += [
+        NODE_MODULES / package / program for package in ("@bazel/bazel-linux_x64", "@moonrepo/core-linux-x64-gnu")
+    ]
     for place in places:
         if os.access(place, os.X_OK):
             return str(place)
@@ -66,6 +68,16 @@ class Endpoint:
     port: int
     token: str
     socket: Path
+
+    @property
+    def crsh(self) -> Path:
+        """Where ccache 4.13 and later speaks with the daemon."""
+        return self.socket.with_name("c.sock")
+
+    @property
+    def resp(self) -> Path:
+        """Where clients of Redis do."""
+        return self.socket.with_name("r.sock")
 
     @property
     def url(self) -> str:

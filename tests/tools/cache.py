@@ -37,6 +37,8 @@ class Cache:
         self._start, self._directory = start, directory
         self._config = {
             "http": {"port": self.endpoint.port, "socket": str(self.endpoint.socket)},
+            "crsh": {"socket": str(self.endpoint.crsh)},
+            "resp": {"socket": str(self.endpoint.resp)},
             "access": {"tokens": [{"name": "ci", "hash": f"sha256:{hash_of(token)}", "role": "write"}]},
             **(config or {}),
         }

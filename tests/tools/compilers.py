@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.ccache import ccache_with
 from tests.support.servers import free_port, started
 from tests.support.tools import Build, Endpoint, Project, found, seed
 
@@ -90,6 +91,28 @@ class CcacheBazel(Ccache):
     """Its keys as Bazel has them, with bodies that are none of Bazel's."""
 
     layout = "bazel"
+
+
+class CcacheRedis(Ccache):
+    """ccache over the socket that speaks Redis' protocol."""
+
+    feature = "redis+unix"
+
+    def __init__(self, home: Path, endpoint: Endpoint, shared: Path) -> None:
+        super().__init__(home, endpoint, shared)
+        self.launcher = ccache_with(self.feature)
+
+    def storage(self) -> str:
+        return f"redis+unix://{self.endpoint.token}@localhost{self.endpoint.resp}"
+
+
+class CcacheCrsh(CcacheRedis):
+    """A later ccache over the socket that speaks its own protocol."""
+
+    feature = "crsh"
+
+    def storage(self) -> str:
+        return f"crsh:{self.endpoint.crsh}"
 
 
 class Sccache(_Compiled):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.support.tools import Project
-from tests.tools.compilers import Ccache, CcacheBazel, CcacheFlat, Sccache, SccacheS3
+from tests.tools.compilers import Ccache, CcacheBazel, CcacheCrsh, CcacheFlat, CcacheRedis, Sccache, SccacheS3
 from tests.tools.javascript import Nx, SignedTurbo, Turbo
 from tests.tools.jvm import Bazel, BazelSocket, Gradle
+from tests.tools.moon import Moon
 
 #: One way of each tool's: for what does not depend on the way.
-TOOLS: list[type[Project]] = [Ccache, Sccache, Bazel, Turbo, Nx, Gradle]
+TOOLS: list[type[Project]] = [Ccache, Sccache, Bazel, Moon, Turbo, Nx, Gradle]
 #: All of them.
-WAYS = [*TOOLS, CcacheFlat, CcacheBazel, SccacheS3, BazelSocket, SignedTurbo]
+WAYS = [*TOOLS, CcacheFlat, CcacheBazel, CcacheRedis, CcacheCrsh, SccacheS3, BazelSocket, SignedTurbo]
 
 
 def each(kinds: list[type[Project]]) -> pytest.MarkDecorator:

@@ -17,6 +17,7 @@ from tests.tools.conftest import CacheFactory, ProjectFactory
 from tests.tools.javascript import Nx, Turbo
 from tests.tools.jvm import Bazel
 from tests.tools.kinds import TOOLS, each
+from tests.tools.moon import Moon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -82,11 +83,11 @@ def test_what_the_disk_tier_has_is_damaged(cache: Cache, project_factory: Projec
         assert project.outputs() == made
 
 
-@each([Turbo, Nx])
+@each([Moon, Turbo, Nx])
 def test_a_file_is_damaged_that_was_sound_when_it_was_read_before(
     cache_factory: CacheFactory, project_factory: ProjectFactory, kind: type[Project]
 ) -> None:
-    """These two restore whatever they are sent, so that nobody but the daemon would notice."""
+    """These restore whatever they are sent, so that nobody but the daemon would notice."""
     cache = cache_factory({"memory": {"max_bytes": 1 << 20}})  # takes none of the outputs: they come from the disk tier
     project = project_factory(kind, cache.endpoint)
     assert project.build().is_green
@@ -131,9 +132,10 @@ def action_results(cache: Cache) -> list[str]:
     return [f"/bazel/tests/ac/{path.name}" for path in cache.entries() if "bazel-ac" in path.parts]
 
 
-def test_empty_action_results(cache: Cache, project_factory: ProjectFactory) -> None:
-    """Bazel 2.1.0 fails on one: it is a result without outputs."""
-    project = project_factory(Bazel, cache.endpoint)
+@each([Bazel, Moon])
+def test_empty_action_results(cache: Cache, project_factory: ProjectFactory, kind: type[Project]) -> None:
+    """It is a result without outputs: Bazel 2.1.0 fails on one, and moon takes it for a hit."""
+    project = project_factory(kind, cache.endpoint)
     assert project.build().is_green
     targets = action_results(cache)
     assert len(targets) == project.count

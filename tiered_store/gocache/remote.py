@@ -2,7 +2,9 @@
 
 Threads around the synchronous client. Every fetch has a deadline, kept by whoever drives this from outside
 (:meth:`Remote.expire`): a go command waits for its answer for ever, so it must not depend on a thread that may be
-stuck. A daemon that fails is left alone for some seconds; a fetch is then a miss at once, and uploads wait.
+stuck. A daemon that fails is left alone for some seconds; a fetch is then a miss at once, and uploads wait. One that
+answers, and whose origin fails, still has what its tiers and its journal have: fetches go on, and so do uploads until
+one of them is refused.
 
 Invariants: a fetched output has a name only after its sha256 was found right; an upload that waits is a name and three
 numbers, its bytes stay in the local directory, and their number is bounded.
@@ -50,7 +52,7 @@ _REST_PER_DEADLINE: Final = 4
 #: So many fetches may end by their deadline, while others are answered, before the daemon is held to be the reason.
 _SLOW_ONES: Final = 3
 _PIECE_BYTES: Final = 1024 * 1024
-_UNAVAILABLE: Final = (DaemonUnavailable, DeadlineExceeded, OriginUnavailable, ProtocolError)
+_UNAVAILABLE: Final = (DaemonUnavailable, DeadlineExceeded, ProtocolError)
 
 
 class Counters:
@@ -96,6 +98,7 @@ class Remote:
         self._may_write = may_write
         self._found = found
         self._rest_until = 0.0
+        self._uploads_rest_until = 0.0
         self._is_closing = threading.Event()
         self._reader = reader
         self._writer = writer
@@ -292,14 +295,22 @@ class Remote:
                 size += batch[-1][1].size
             return batch
 
+    @property
+    def _uploads_rest_s(self) -> float:
+        """How long nothing is uploaded, in seconds."""
+        return max(self._rest_s, self._uploads_rest_until - time.monotonic())
+
     def _upload_patiently(self, batch: list[tuple[str, Output]]) -> list[tuple[str, Output]]:
-        """Upload, once more where the daemon had gone for a while; what it has taken."""
+        """Upload, once more where the daemon or its origin had gone for a while; what it has taken."""
         for _ in range(2):
-            self._is_closing.wait(self._rest_s)
-            if self._rest_s:
+            self._is_closing.wait(self._uploads_rest_s)
+            if self._uploads_rest_s:
                 return []  # the build is over, and does not wait for a daemon that fails
             try:
                 self._upload(batch)
+            except OriginUnavailable as error:
+                self._uploads_rest_until = time.monotonic() + _REST_S
+                self._failed(error)
             except _UNAVAILABLE as error:
                 self._failed(error)
             except Exception as error:

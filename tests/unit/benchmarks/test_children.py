@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import pytest
 
-from benchmarks.children import Child, NotStarted, memfd_bytes, orderly_end, place, rss_bytes
+from benchmarks.children import Child, NotStarted, cpu_s, memfd_bytes, orderly_end, place, rss_bytes
 
 _LISTENS = """
 import signal, socket, sys
@@ -70,6 +71,14 @@ def test_memfds_are_weighed_once_however_many_descriptors_they_have():
 
 def test_resident_memory_is_more_than_nothing():
     assert rss_bytes(os.getpid()) > 1_000_000
+
+
+def test_cpu_time_is_what_the_process_was_given():
+    before = time.process_time()
+    while time.process_time() - before < 0.05:
+        pass
+    said = cpu_s(os.getpid())
+    assert before < said <= time.process_time() + 2 / os.sysconf("SC_CLK_TCK")
 
 
 def test_sigterm_unwinds_and_the_former_handler_comes_back():

@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.gocache.test_local import install
 from tiered_store.build.entry import Place, ToolEntry, encode_entry
-from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, TooLarge
+from tiered_store.errors import DaemonUnavailable, DeadlineExceeded, NotFound, OriginUnavailable, StoreError, TooLarge
 from tiered_store.gocache.local import LocalCache, Output
 from tiered_store.gocache.remote import Remote
 
@@ -176,9 +176,10 @@ def test_a_daemon_that_fails_is_left_alone_and_asked_again(setting: Setting, mon
     assert setting.fetch(ACTION) is not None
 
 
-def test_a_refusal_of_one_request_stops_no_other(setting: Setting) -> None:
+@pytest.mark.parametrize("error", [TooLarge("over the limit"), OriginUnavailable("down")])
+def test_a_refusal_of_one_request_stops_no_other(setting: Setting, error: StoreError) -> None:
     setting.store(ACTION, SMALL)
-    setting.client.fails = TooLarge("over the limit")
+    setting.client.fails = error
     assert setting.fetch(ACTION) is None
     setting.client.fails = None
     assert setting.fetch(ACTION) is not None
@@ -222,6 +223,7 @@ def test_one_that_takes_long_is_no_reason_to_leave_the_daemon_alone(make: Callab
         while setting.remote.expire() is not None:
             time.sleep(0.001)
         assert setting.answers.get(timeout=30) == (number, None)
+        setting.client.open.set()  # its thread is free for the next one, as when the client's own time is over
         assert bool(setting.remote._rest_s) == (number == 3)
     assert setting.remote.counters.unanswered == 3
 
@@ -280,9 +282,38 @@ def test_an_output_changed_behind_our_back_is_not_uploaded(setting: Setting) -> 
     assert len(named) == setting.remote.counters.uploaded
 
 
-def test_the_end_does_not_wait_for_a_daemon_that_has_gone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_that_the_origin_fails_stops_no_upload(setting: Setting) -> None:
+    """A daemon that writes back takes it all the same."""
+    setting.client.fails = OriginUnavailable("down")
+    assert setting.fetch(ACTION) is None
+    setting.client.fails = None
+    offered(setting, 1)
+    setting.remote.drain(30)
+    assert setting.remote.counters.uploaded == 1
+
+
+def test_an_upload_that_the_origin_fails_stops_uploads_and_no_fetch(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tiered_store.gocache.remote._REST_S", 600.0)
-    setting.client.fails = DaemonUnavailable("gone")
+    setting.store(ACTION, SMALL)
+    setting.client.fails = OriginUnavailable("down")
+    offered(setting, 1)
+    setting.remote.drain(30)
+    setting.client.fails = None
+    asked = len(setting.client.calls)
+    offered(setting, 1)
+    setting.remote.drain(30)
+    assert (setting.remote.counters.uploaded, len(setting.client.calls)) == (0, asked)
+    assert setting.fetch(ACTION) is not None
+
+
+@pytest.mark.parametrize("error", [DaemonUnavailable("gone"), OriginUnavailable("down")])
+def test_the_end_does_not_wait_for_a_daemon_that_has_gone(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, error: StoreError
+) -> None:
+    monkeypatch.setattr("tiered_store.gocache.remote._REST_S", 600.0)
+    setting.client.fails = error
     offered(setting, 100)
     setting.remote.drain(600)
     assert (setting.remote.counters.uploaded, setting.remote.counters.dropped) == (0, 100)

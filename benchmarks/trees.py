@@ -5,7 +5,7 @@ The tree is made up: packages of small files in a few directories each, as packa
 Nothing is removed before the end of the run, and each turn restores into a directory of its own. ext4 without a
 journal does not give out an inode that was deleted in the last one to five minutes (``recently_deleted`` in Linux's
 fs/ext4/ialloc.c), and looks for another one by one: who creates many files where as many have just been removed waits
-for that search, tens of times as long as for all the rest, whatever program it is.
+for that search, much longer than for all the rest, whatever program it is.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_nothing_of_a_path_that_was_not_there(
     run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(run, here, "k")
-    monkeypatch.setattr(restoring, "write_file", full)
+    monkeypatch.setattr(restoring, "write_files", full)
     result = run("ci", "restore", "--key", "k", "modules")
     assert (result.exit_code, "No space left" in result.stderr) == (1, True)
     assert [path.name for path in here.glob("modules*")] == []
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing_of_a_path_that_was_not_there(
 def test_a_full_disk_leaves_a_directory_in_between(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(run, here, "k")
     (here / "modules").mkdir()
-    monkeypatch.setattr(restoring, "write_file", full)
+    monkeypatch.setattr(restoring, "write_files", full)
     result = run("ci", "restore", "--key", "k", "modules")
     assert result.exit_code == 1
     assert "modules is left in between" in result.stderr

@@ -273,13 +273,14 @@ async def test_who_cancels_twice_waits_for_the_work_under_way() -> None:
             is_done.append(False)
 
     driving = asyncio.create_task(asyncdriver.drive(Plan(job()), nothing, Stop()))
-    await begun.wait()
-    driving.cancel()
-    await asyncio.sleep(0)
-    driving.cancel()
-    await asyncio.sleep(0)
-    assert not driving.done()
-    go_on.set()
+    try:
+        await begun.wait()
+        for _ in range(2):
+            driving.cancel()
+            await asyncio.sleep(0)
+        assert not driving.done()
+    finally:
+        go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await driving
     assert is_done == [True, False]

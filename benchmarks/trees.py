@@ -34,6 +34,8 @@ _COPIES_AT_LEAST, _LINKS_AT_LEAST, _SECOND_AT_MOST = 1.0, 2.0, 0.15
 _DIRECTORIES = ("", "lib", "lib/internal", "test", "dist")
 #: Of the disk's free space and inodes, what all the restored trees may take.
 _SHARE_OF_DISK = 0.5
+#: Each leaves two trees behind per row, and to remove them takes as long as to make them.
+_ROUNDS_AT_MOST = 5
 #: A first save asks the disk for each file; more rounds would take longer than all the rest of the benchmark.
 _SAVES_AT_MOST = 3
 
@@ -100,7 +102,7 @@ def _rounds(field: Field, source: Path) -> int:
         size += disk.f_frsize + sum(Path(directory, name).stat().st_blocks * 512 for name in names)
     trees = _SHARE_OF_DISK * min(disk.f_bavail * disk.f_frsize / size, disk.f_favail / inodes if disk.f_files else 1e9)
     rows, contestants = 3, 2
-    return max(1, min(field.scale.rounds, int(trees / (rows * contestants)) - 1))
+    return max(1, min(field.scale.rounds, _ROUNDS_AT_MOST, int(trees / (rows * contestants)) - 1))
 
 
 def _compare(field: Field, work: str, ours: Turn, tar: Turn | None, least: float, rounds: int) -> Row:

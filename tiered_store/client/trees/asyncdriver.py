@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -54,6 +55,8 @@ async def _watched(future: asyncio.Future[T], stop: Callable[[], None]) -> T:
         if not future.cancelled():
             future.exception()  # seen: the cancellation is what counts
         raise
+    finally:
+        del future  # its error refers to this frame: a cycle would keep files open
 
 
 async def drive(plan: Plan[R], perform: Callable[[Step], Awaitable[Any]], stop: Stop) -> None:
@@ -70,21 +73,33 @@ async def drive(plan: Plan[R], perform: Callable[[Step], Awaitable[Any]], stop: 
         stop.set()
         driver.wake()
 
-    ended: Future[None] = Future()
-    ended.set_running_or_notify_cancel()
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
     # Not one of the loop's threads: large files need those, and would wait for ever where restores have all of them.
     # Nor one that an interpreter waits for which ends without having ended its loop.
-    threading.Thread(target=_run, args=(driver, ended), name="tiered-store-tree", daemon=True).start()
-    await _watched(asyncio.wrap_future(ended), end)
+    threading.Thread(target=_run, args=(driver, loop, ended), name="tiered-store-tree", daemon=True).start()
+    try:
+        await _watched(ended, end)
+    finally:
+        del ended  # as above
 
 
-def _run(driver: Driver[Any], ended: Future[None]) -> None:
+def _run(driver: Driver[Any], loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+    error = None
     try:
         driver.run()
-    except BaseException as error:
-        ended.set_exception(error)
-    else:
+    except BaseException as raised:
+        error = raised
+    with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody waits
+        loop.call_soon_threadsafe(_tell, ended, error)
+    del driver, ended, error  # as above
+
+
+def _tell(ended: asyncio.Future[None], error: BaseException | None) -> None:
+    if error is None:
         ended.set_result(None)
+    else:
+        ended.set_exception(error)
 
 
 class _Tasks:
@@ -94,6 +109,7 @@ class _Tasks:
         self._loop = asyncio.get_running_loop()
         self._perform = perform
         self._stop = stop
+        self._context = contextvars.copy_context()  # the driver's thread has none of the caller's
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_ending = False
         self._has_ended = threading.Event()
@@ -106,7 +122,7 @@ class _Tasks:
         self._has_ended.wait()
 
     def _start(self, step: Step, report: Report) -> None:
-        task = self._loop.create_task(self._run(step))
+        task = self._loop.create_task(self._run(step), context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, report))
 

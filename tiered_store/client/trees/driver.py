@@ -133,6 +133,8 @@ class Driver(Generic[R]):
             run.result = stop.value
             run.is_done = True
             return
+        finally:
+            result = error = None  # an error that is raised refers to this frame: a cycle would keep files open
         self._helpers.begin(step, partial(self._report, run))
 
     def _done_here(self, step: Work) -> Outcome:

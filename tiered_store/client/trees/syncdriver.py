@@ -47,7 +47,6 @@ class _Threads:
 
     def _run(self, step: Step, report: Report) -> None:
         try:
-            outcome = Outcome(self._perform(step))
+            report(Outcome(self._perform(step)))
         except BaseException as error:
-            outcome = Outcome(error=error)
-        report(outcome)
+            report(Outcome(error=error))  # not kept here: it refers to this frame, and a cycle would keep files open

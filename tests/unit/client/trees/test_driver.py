@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -217,6 +221,63 @@ def test_nothing_goes_on_behind_who_interrupts_twice(monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         syncdriver.drive(Plan(job(), interrupt()), lambda step: step.run(), Stop())  # type: ignore[union-attr]
     assert is_done == [True]
+
+
+class Held:
+    """What a job has open."""
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def fails_holding(found: list[weakref.ref[Held]]) -> Job[None]:
+    held = Held()
+    found.append(weakref.ref(held))
+    yield GetMany([])
+
+
+def gone(_: Step) -> None:
+    raise OSError("gone")
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_what_a_failed_job_held_goes_with_its_error() -> None:
+    found: list[weakref.ref[Held]] = []
+    with contextlib.suppress(OSError):
+        syncdriver.drive(Plan(fails_holding(found)), gone, Stop())
+    assert found[0]() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_what_a_failed_job_held_goes_with_its_error_under_asyncio() -> None:
+    found: list[weakref.ref[Held]] = []
+
+    async def perform(step: Step) -> None:
+        gone(step)
+
+    with contextlib.suppress(OSError):
+        await asyncdriver.drive(Plan(fails_holding(found)), perform, Stop())
+    for thread in threading.enumerate():
+        if thread.name == "tiered-store-tree":  # it has told, and is about to end
+            thread.join()
+    await asyncio.sleep(0)  # the loop still has in its hand what woke this task
+    assert found[0]() is None
+
+
+async def test_the_store_is_asked_in_the_callers_context() -> None:
+    variable = contextvars.ContextVar("variable", default="another's")
+    variable.set("the caller's")
+
+    async def perform(_: Step) -> str:
+        return variable.get()
+
+    plan = Plan(asking("a"))
+    await asyncdriver.drive(plan, perform, Stop())
+    assert plan.taken == ["a: the caller's"]
 
 
 async def nothing(step: Step) -> str:

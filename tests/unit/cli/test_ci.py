@@ -196,17 +196,17 @@ def test_two_restores_at_once_do_not_meet(run: Run, here: Path, monkeypatch: pyt
     """The second begins while the first is beside the path, and gets there before it."""
     save(run, here, "k")
     places: list[Path] = []
-    write = restoring.write_file
+    write = restoring.write_files
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(restoring, "write_file", write)
+        monkeypatch.setattr(restoring, "write_files", write)
         places.extend(here.glob("modules*"))
         assert [stat.S_IMODE(place.stat().st_mode) for place in places] == [0o700]
         assert restore(run, "--key", "k", "modules")["cache-hit"] == "true"
         assert places[0].is_dir()
         return write(*arguments, **options)
 
-    monkeypatch.setattr(restoring, "write_file", meanwhile)
+    monkeypatch.setattr(restoring, "write_files", meanwhile)
     assert restore(run, "--key", "k", "modules")["cache-hit"] == "true"
     assert len(places) == 1
     assert found(here / "modules") == TREE

@@ -71,9 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
             rows, faults = _measure(field, options.only or list(WORK))
         finally:
             field.close()
-    _report(rows, faults, field.absent)
-    if options.quick:
-        print("--quick shows that everything runs; its figures mean nothing.")
+        _report(rows, faults, field.absent)  # before everything is removed, which takes a while
+        if options.quick:
+            print("--quick shows that everything runs; its figures mean nothing.")
+        sys.stdout.flush()
     if options.json:
         about = {"machine": _machine(), "versions": _versions(), "quick": options.quick, "rounds": scale.rounds}
         about |= {"seconds": round(time.monotonic() - started, 1), "not_measured": field.absent, "failed": faults}

@@ -162,11 +162,19 @@ class Field:
         finally:
             place(pids, self._cpus)
 
-    def race(self, turns: Mapping[str, Turn | None], *, factor: float = 1.0) -> dict[str, Summary | None]:
-        """Alternate; None for those that are not there. The order moves on by one each round."""
+    def race(
+        self, turns: Mapping[str, Turn | None], *, factor: float = 1.0, rounds: int | None = None
+    ) -> dict[str, Summary | None]:
+        """Alternate; None for those that are not there. The order moves on by one each round.
+
+        Args:
+            turns: one per contestant.
+            factor: what its seconds are multiplied by.
+            rounds: fewer than the scale's, for work that cannot have as many.
+        """
         names = [name for name, turn in turns.items() if turn]
         found: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(self.scale.rounds):
+        for number in range(self.scale.rounds if rounds is None else rounds):
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 turn = turns[name]

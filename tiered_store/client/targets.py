@@ -20,7 +20,7 @@ from tiered_store.client.operations import Blocking, Received
 from tiered_store.errors import DaemonUnavailable, ProtocolError
 from tiered_store.objects import FileBody, ObjectInfo, read_body
 
-__all__ = ["FileTarget", "OpenTarget", "PieceTarget", "StreamTarget", "target_of"]
+__all__ = ["FileTarget", "OpenTarget", "PieceTarget", "StreamTarget", "target_of", "write_all"]
 
 #: A piece of a copy between files: large enough to be cheap, small enough for a progress bar.
 _COPY_BYTES: Final = 8 * 1024 * 1024
@@ -76,7 +76,7 @@ class OpenTarget:
 
     def _append(self, data: bytes) -> None:
         with _named(self._name):
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
 
     def may_restart(self) -> bool:
         """Whether the bytes may come from the first one again."""
@@ -244,7 +244,7 @@ class StreamTarget(PieceTarget):
 
     def _append(self, data: bytes) -> None:
         with _named(self._name):
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
 
     def commit(self) -> None:
         """Close it; some files tell only now that they could not be written."""
@@ -268,7 +268,8 @@ def _named(path: str | bytes) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write until nothing is left."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -282,5 +283,5 @@ def _copy_piece(source: int, offset: int, target: int, size: int) -> int:
         if error.errno not in _UNSUPPORTED:
             raise
     data = os.pread(source, min(size, 1024 * 1024), offset)
-    _write_all(target, data)
+    write_all(target, data)
     return len(data)

@@ -196,17 +196,17 @@ def test_two_restores_at_once_do_not_meet(run: Run, here: Path, monkeypatch: pyt
     """The second begins while the first is beside the path, and gets there before it."""
     save(run, here, "k")
     places: list[Path] = []
-    write = restoring.write_file
+    write = restoring.write_files
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(restoring, "write_file", write)
+        monkeypatch.setattr(restoring, "write_files", write)
         places.extend(here.glob("modules*"))
         assert [stat.S_IMODE(place.stat().st_mode) for place in places] == [0o700]
         assert restore(run, "--key", "k", "modules")["cache-hit"] == "true"
         assert places[0].is_dir()
         return write(*arguments, **options)
 
-    monkeypatch.setattr(restoring, "write_file", meanwhile)
+    monkeypatch.setattr(restoring, "write_files", meanwhile)
     assert restore(run, "--key", "k", "modules")["cache-hit"] == "true"
     assert len(places) == 1
     assert found(here / "modules") == TREE
@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_nothing_of_a_path_that_was_not_there(
     run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(run, here, "k")
-    monkeypatch.setattr(restoring, "write_file", full)
+    monkeypatch.setattr(restoring, "write_files", full)
     result = run("ci", "restore", "--key", "k", "modules")
     assert (result.exit_code, "No space left" in result.stderr) == (1, True)
     assert [path.name for path in here.glob("modules*")] == []
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing_of_a_path_that_was_not_there(
 def test_a_full_disk_leaves_a_directory_in_between(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(run, here, "k")
     (here / "modules").mkdir()
-    monkeypatch.setattr(restoring, "write_file", full)
+    monkeypatch.setattr(restoring, "write_files", full)
     result = run("ci", "restore", "--key", "k", "modules")
     assert result.exit_code == 1
     assert "modules is left in between" in result.stderr

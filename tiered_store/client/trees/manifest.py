@@ -95,9 +95,10 @@ class _Order:
     """What every record is held against: names, order, depth and number."""
 
     def __init__(self, *, folds_case: bool = False) -> None:
-        self._last = b""
+        self.last = b""
+        self.folds_case = folds_case
         self._outer: list[bytes] = []
-        self._folded: list[set[str]] | None = [set()] if folds_case else None
+        self._folded: list[set[str]] = [set()]
         self._entries = 0
 
     def name(self, name: bytes) -> None:
@@ -106,16 +107,19 @@ class _Order:
         Raises:
             ValueError: saying what is wrong with it.
         """
-        if name <= self._last:
+        if name <= self.last:
             raise ValueError(f"the name {name!r} comes twice, or out of order")
         if name in _NO_NAMES:
             raise ValueError(f"the name {name!r} cannot be one of a file")
-        self._last = name
-        self._entries += 1
+        self.last = name
+        if self.folds_case:
+            self._fold(name, self._folded[-1])
+
+    def count(self, entries: int) -> None:
+        """So many more entries. Raises ValueError: too many."""
+        self._entries += entries
         if self._entries > MAX_ENTRIES:
             raise ValueError(f"it has more than {MAX_ENTRIES:,} entries")
-        if self._folded is not None:
-            self._fold(name, self._folded[-1])
 
     def _fold(self, name: bytes, names: set[str]) -> None:
         import unicodedata  # few file systems fold case
@@ -129,17 +133,17 @@ class _Order:
         """The entry named last is a directory. Raises ValueError: too deep."""
         if self.depth == MAX_DEPTH:
             raise ValueError(f"it is deeper than {MAX_DEPTH} directories")
-        self._outer.append(self._last)
-        self._last = b""
-        if self._folded is not None:
+        self._outer.append(self.last)
+        self.last = b""
+        if self.folds_case:
             self._folded.append(set())
 
     def leave(self) -> None:
         """Raises ValueError: no directory is open."""
         if self.depth == 0:
             raise ValueError("it ends a directory that it has not begun")
-        self._last = self._outer.pop()
-        if self._folded is not None:
+        self.last = self._outer.pop()
+        if self.folds_case:
             self._folded.pop()
 
     @property
@@ -173,6 +177,7 @@ class ManifestWriter:
         if not 0 < len(name) <= NAME_MAX_BYTES or b"/" in name or b"\0" in name:
             raise ValueError(f"the name {name[:80]!r} cannot be one of a file")
         self._order.name(name)
+        self._order.count(1)
         if isinstance(record, File):
             kind = b"x" if record.executable else b"f"
             self._write(b"%b%b %d %b\0" % (kind, record.digest.encode(), record.size, name))
@@ -202,43 +207,57 @@ def read_manifest(pieces: Iterable[bytes | memoryview], *, folds_case: bool = Fa
         raise IntegrityError(f"this artifact is no manifest of a tree that can be restored: {error}") from None
 
 
-def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """The records without their NUL; the first is the header's."""
+def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[list[bytes]]:
+    """The records without their NUL, in lists; the first is the header's."""
     rest = b""
     for piece in pieces:
         *whole, rest = (rest + bytes(piece)).split(b"\0")
-        yield from whole
+        yield whole
         if len(rest) > _RECORD_MAX_BYTES:
             raise ValueError("a record does not end")
     if rest:
         raise ValueError("it ends in the middle of a record")
 
 
-def _records(raw: Iterator[bytes], order: _Order) -> Iterator[Record]:
-    if next(raw, None) != HEADER[:-1]:
+def _records(raw: Iterator[list[bytes]], order: _Order) -> Iterator[Record]:
+    has_begun = False
+    is_file, make = _FILE.match, tuple.__new__  # this is once per file of a tree
+    for records in raw:
+        if not has_begun and records:
+            if records.pop(0) != HEADER[:-1]:
+                break
+            has_begun = True
+        order.count(len(records) - records.count(b"u"))
+        for record in records:
+            match = is_file(record)
+            if match is not None:
+                kind, digest, digits, name = match.groups()
+                if order.last < name and name not in _NO_NAMES and not order.folds_case:
+                    order.last = name
+                else:
+                    order.name(name)
+                size = int(digits)
+                if size > SIZE_MAX_BYTES:
+                    raise ValueError(f"no file has {size} bytes")
+                yield make(File, (name, digest.decode(), size, kind == b"x"))
+            elif record == b"u":
+                order.leave()
+                yield _LEAVE
+            else:
+                yield _other(record, order)
+    if not has_begun:
         raise ValueError("it does not begin as one")
-    is_file = _FILE.match
-    check = order.name
-    for record in raw:
-        match = is_file(record)
-        if match is not None:
-            kind, digest, digits, name = match.groups()
-            check(name)
-            size = int(digits)
-            if size > SIZE_MAX_BYTES:
-                raise ValueError(f"no file has {size} bytes")
-            yield File(name, digest.decode(), size, kind == b"x")
-        elif record == b"u":
-            order.leave()
-            yield _LEAVE
-        elif (match := _DIRECTORY.match(record)) is not None:
-            check(match[1])
-            order.enter()
-            yield Enter(match[1])
-        elif (match := _LINK.match(record)) is not None:
-            check(match[1])
-            yield Link(match[1], match[2])
-        else:
-            raise ValueError(f"{record[:80]!r} is no record")
     if order.depth:
         raise ValueError("it ends in the middle of a directory")
+
+
+def _other(record: bytes, order: _Order) -> Enter | Link:
+    """What is neither a file nor the end of a directory."""
+    if (match := _DIRECTORY.match(record)) is not None:
+        order.name(match[1])
+        order.enter()
+        return Enter(match[1])
+    if (match := _LINK.match(record)) is not None:
+        order.name(match[1])
+        return Link(match[1], match[2])
+    raise ValueError(f"{record[:80]!r} is no record")

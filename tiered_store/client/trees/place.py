@@ -12,14 +12,26 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
+from tiered_store.client.targets import write_all
 from tiered_store.client.trees.manifest import File, Link
 from tiered_store.client.trees.steps import Stop
 from tiered_store.objects import Descriptor
 
-__all__ = ["OpenDirectory", "folds_case", "is_right", "new_file", "open_root", "put_link", "write_file"]
+__all__ = [
+    "OpenDirectory",
+    "Placed",
+    "about",
+    "folds_case",
+    "is_right",
+    "new_file",
+    "open_root",
+    "put_link",
+    "write_files",
+]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,13 +63,19 @@ class OpenDirectory:
             OSError: something else is in the way, a link included.
         """
         is_new = True
-        with _named(self, name):
+        try:
             try:
                 os.mkdir(name, dir_fd=self.fd)
             except FileExistsError:
                 is_new = False
             fd = os.open(name, _DIRECTORY, dir_fd=self.fd)
+        except OSError as error:
+            raise about(error, self, name) from None
         return OpenDirectory(fd, self.path + b"/" + name, is_new=is_new)
+
+
+#: A file and the directory it belongs into.
+Placed: TypeAlias = tuple[OpenDirectory, File]
 
 
 def open_root(path: str | os.PathLike[str]) -> OpenDirectory:
@@ -118,20 +136,31 @@ def _mode(mode: int, *, executable: bool) -> int:
     return mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
 
 
-def write_file(directory: OpenDirectory, file: File, data: bytes) -> None:
-    """Write a small file; what was there is replaced. If that fails it is removed."""
-    try:
-        fd = _create(directory, file)
+def write_files(placed: Sequence[Placed], bodies: Iterable[bytes]) -> None:
+    """Write small files; what was there is replaced. One that cannot be written whole is removed.
+
+    Args:
+        placed: the files.
+        bodies: their bytes, which may raise what ends it.
+    """
+    create, write, close = os.open, os.write, os.close  # for a tree of many files this is the innermost loop
+    for (directory, file), data in zip(placed, bodies, strict=True):
         try:
-            while (count := os.write(fd, data)) < len(data):
-                data = data[count:]
-        except BaseException:
-            _remove(directory, file)
-            raise
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _about(error, directory, file.name) from None
+            try:
+                fd = create(file.name, _CREATE, 0o777 if file.executable else 0o666, dir_fd=directory.fd)
+            except FileExistsError:
+                fd = _create(directory, file)
+            try:
+                count = write(fd, data)
+                if count < len(data):
+                    write_all(fd, data[count:])
+            except BaseException:
+                _remove(directory, file)
+                raise
+            finally:
+                close(fd)
+        except OSError as error:
+            raise about(error, directory, file.name) from None
 
 
 @contextmanager
@@ -150,11 +179,9 @@ def new_file(directory: OpenDirectory, file: File) -> Iterator[int]:
 
 def _create(directory: OpenDirectory, file: File) -> int:
     mode = 0o777 if file.executable else 0o666
-    try:
-        return os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
-    except FileExistsError:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(file.name, dir_fd=directory.fd)
-        return os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
+    return os.open(file.name, _CREATE, mode, dir_fd=directory.fd)
 
 
 def _remove(directory: OpenDirectory, file: File) -> None:
@@ -178,12 +205,13 @@ def put_link(directory: OpenDirectory, link: Link) -> bool:
 
 @contextmanager
 def _named(directory: OpenDirectory, name: bytes) -> Iterator[None]:
-    """Have errors name the whole path and not only what is relative to a descriptor."""
+    """Have errors name the whole path and not only what is relative to a descriptor; too dear for each small file."""
     try:
         yield
     except OSError as error:
-        raise _about(error, directory, name) from None
+        raise about(error, directory, name) from None
 
 
-def _about(error: OSError, directory: OpenDirectory, name: bytes) -> OSError:
+def about(error: OSError, directory: OpenDirectory, name: bytes) -> OSError:
+    """The error, naming the whole path."""
     return OSError(error.errno, error.strerror, os.fsdecode(directory.path + b"/" + name))

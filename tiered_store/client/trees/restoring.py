@@ -7,13 +7,13 @@ its digest is kept, and what was half written is not right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
 from tiered_store.client.targets import OpenTarget
 from tiered_store.client.trees.linkstore import LinkStore
 from tiered_store.client.trees.manifest import Enter, File, Leave, Link, Record, read_manifest
-from tiered_store.client.trees.place import OpenDirectory, is_right, new_file, put_link, write_file
+from tiered_store.client.trees.place import OpenDirectory, Placed, is_right, new_file, put_link, write_files
 from tiered_store.client.trees.steps import (
     BATCH_DIRECTORIES,
     BATCH_FILES,
@@ -36,7 +36,6 @@ _BATCH_BYTES: Final = 512 * 1024
 _KEPT_MAX_BYTES: Final = 8 * 1024 * 1024
 
 Progress: TypeAlias = Callable[[int, int | None], None]
-_Placed: TypeAlias = tuple[OpenDirectory, File]
 
 
 class Surveyed(NamedTuple):
@@ -125,29 +124,39 @@ class Restoring:
 
     def jobs(self) -> Iterator[Job[_Restored]]:
         """A job for each run of small files, and one for each large file; directories are made on the way."""
-        opened = [self._root]
-        batch: list[_Placed] = []
+        here = self._root
+        outer: list[OpenDirectory] = []
+        batch: list[Placed] = []
         size = directories = 0
+        last = None  # of whose files there are some in the batch
+        is_new = True
         records = self._surveyed.records
         for record in read_manifest(_pieces(self._manifest)) if records is None else records:
             if isinstance(record, File):
                 if record.size > INLINE_MAX_BYTES:
-                    yield self._large((opened[-1], record))
+                    yield self._large((here, record))
                     continue
-                directories += not batch or batch[-1][0] is not opened[-1]
-                batch.append((opened[-1], record))
+                if last is not here:
+                    last = here
+                    directories += 1
+                    is_new = is_new and here.is_new
+                batch.append((here, record))
                 size += record.size
                 if len(batch) >= BATCH_FILES or size >= _BATCH_BYTES or directories >= BATCH_DIRECTORIES:
-                    yield self._small(batch)
+                    yield self._small(batch, size, is_new=is_new)
                     batch = []
                     size = directories = 0
+                    last = None
+                    is_new = True
             elif isinstance(record, Enter):
-                opened.append(opened[-1].enter(record.name))
+                outer.append(here)
+                here = here.enter(record.name)
             elif isinstance(record, Leave):
-                opened.pop()
+                here = outer.pop()
             else:
-                put_link(opened[-1], record)
-        yield self._small(batch)
+                put_link(here, record)
+        if batch:
+            yield self._small(batch, size, is_new=is_new)
 
     def take(self, restored: _Restored) -> None:
         """Count what is in place."""
@@ -159,55 +168,45 @@ class Restoring:
 
     # -- one job ------------------------------------------------------------------------------------
 
-    def _small(self, batch: list[_Placed]) -> Job[_Restored]:
-        size = sum(file.size for _, file in batch)
-        if not batch:
-            return _Restored(0, 0, 0)
+    def _small(self, batch: list[Placed], size: int, *, is_new: bool) -> Job[_Restored]:
+        links = self._links
         wrong = batch
-        if not all(directory.is_new for directory, _ in batch):
-            wrong = yield Work(lambda: [placed for placed in batch if not self._is_right(placed)])
+        if not is_new:
+            wrong = yield Work(lambda: [placed for placed in batch if not self._is_right(placed)], is_short=True)
         lacking = wrong
-        if self._links is not None and wrong:
-            lacking = yield Work(lambda: self._link_all(wrong))
+        if links is not None and wrong:
+            lacking = yield Work(lambda: links.link_all(wrong), is_short=True)
         if lacking:
-            bodies = yield GetMany(list({_key(file): None for _, file in lacking}))
-            yield Work(lambda: self._write_all(lacking, bodies))
-        return _Restored(size, len(wrong), sum(file.size for _, file in wrong))
+            keys = [_key(file) for _, file in lacking]
+            bodies = _bodies(lacking, keys, (yield GetMany(list(dict.fromkeys(keys)))))
+            if links is None:
+                yield Work(lambda: write_files(lacking, bodies), is_short=True)
+            else:
+                yield Work(lambda: self._fill_all(lacking, bodies), is_short=True)
+        return _Restored(size, len(wrong), sum([file.size for _, file in wrong]))
 
-    def _is_right(self, placed: _Placed) -> bool:
+    def _is_right(self, placed: Placed) -> bool:
         directory, file = placed
         return not directory.is_new and is_right(directory, file, self._stop)
 
-    def _link_all(self, wrong: list[_Placed]) -> list[_Placed]:
-        """Link what can be linked; the others."""
+    def _fill_all(self, lacking: list[Placed], bodies: Iterable[bytes]) -> None:
         assert self._links is not None
-        return [(directory, file) for directory, file in wrong if not self._links.link(directory, file)]
+        for (directory, file), data in zip(lacking, bodies, strict=True):
+            if not self._links.fill(directory, file, data):
+                raise _disturbed()
 
-    def _write_all(self, lacking: list[_Placed], bodies: dict[str, bytes]) -> None:
-        for directory, file in lacking:
-            data = bodies.get(_key(file))
-            if data is None:
-                raise _lost(directory, file)
-            if len(data) != file.size:
-                raise _wrong_size(directory, file)
-            if self._links is None:
-                write_file(directory, file, data)
-            elif not self._links.link(directory, file):  # else the content has come with another file of this batch
-                with self._links.new_file(file) as fd, open(fd, "wb", closefd=False) as stream:
-                    stream.write(data)
-                self._link(directory, file)
-
-    def _large(self, placed: _Placed) -> Job[_Restored]:
+    def _large(self, placed: Placed) -> Job[_Restored]:
         directory, file = placed
-        wrong: bool = not (yield Work(lambda: self._is_right(placed)))
+        wrong: bool = directory.is_new or not (yield Work(lambda: self._is_right(placed)))
         links = self._links
         if wrong and links is None:
             with new_file(directory, file) as fd:
                 yield from self._fetch(directory, file, fd)
-        elif wrong and links is not None and not (yield Work(lambda: links.link(directory, file))):
+        elif wrong and links is not None and not (yield Work(lambda: links.link(directory, file), is_short=True)):
             with links.new_file(file) as fd:
                 yield from self._fetch(directory, file, fd)
-            self._link(directory, file)
+            if not links.link(directory, file):
+                raise _disturbed()
         return _Restored(file.size, int(wrong), file.size if wrong else 0)
 
     def _fetch(self, directory: OpenDirectory, file: File, fd: int) -> Job[None]:
@@ -221,10 +220,16 @@ class Restoring:
         if info.size != file.size:
             raise _wrong_size(directory, file)
 
-    def _link(self, directory: OpenDirectory, file: File) -> None:
-        assert self._links is not None
-        if not self._links.link(directory, file):
-            raise IntegrityError("the directory of links is changed by somebody else at the same time", source="client")
+
+def _bodies(placed: list[Placed], keys: list[str], found: dict[str, bytes]) -> Iterator[bytes]:
+    """The files' bytes, each as it is written."""
+    for (directory, file), key in zip(placed, keys, strict=True):
+        data = found.get(key)
+        if data is None:
+            raise _lost(directory, file)
+        if len(data) != file.size:
+            raise _wrong_size(directory, file)
+        yield data
 
 
 def _key(file: File) -> str:
@@ -241,3 +246,7 @@ def _lost(directory: OpenDirectory, file: File) -> NotFound:
 
 def _wrong_size(directory: OpenDirectory, file: File) -> IntegrityError:
     return IntegrityError(f"the manifest is wrong about the size of {_path(directory, file)}", key=_key(file))
+
+
+def _disturbed() -> IntegrityError:
+    return IntegrityError("the directory of links is changed by somebody else at the same time", source="client")

@@ -136,7 +136,9 @@ class Saving:
                 for file, digest in zip(files, known, strict=True)
             ]
 
-        contents: list[Content] = (yield Work(read)) if files else []
+        unknown = [file for file, digest in zip(files, known, strict=True) if digest is None]
+        is_short = all(file.status.st_size <= INLINE_MAX_BYTES for file in unknown)
+        contents: list[Content] = (yield Work(read, is_short)) if files else []
         there: dict[str, bool] = (yield Exists(list({_key(c): None for c in contents}))) if files else {}
         missing = [index for index, content in enumerate(contents) if not there[_key(content)]]
         small = [index for index in missing if contents[index].status.st_size <= INLINE_MAX_BYTES]
@@ -160,7 +162,7 @@ class Saving:
                     contents[index] = read_content(files[index].path, self._stop)
 
         if any(contents[index].data is None for index in small):
-            yield Work(read_again)
+            yield Work(read_again, is_short=True)
         items = {}
         for index in small:
             content = contents[index]

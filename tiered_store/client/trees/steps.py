@@ -2,8 +2,8 @@
 
 A *job* is a generator that touches no socket: it yields steps (ask the store something, or do blocking work on
 files), is sent their results, and returns its own. A *plan* gives jobs, one after the other, and takes their results in
-the same order. Drivers (``syncdriver.py``, ``asyncdriver.py``) run several jobs at a time, so that reading files,
-writing them and waiting for the daemon overlap; ``AT_ONCE`` bounds memory and descriptors.
+the same order. The driver (``driver.py``) runs several jobs at a time, so that work on files and waiting for the
+daemon overlap; ``AT_ONCE`` bounds memory and descriptors.
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ BATCH_DIRECTORIES: Final = 64
 
 
 class Work(NamedTuple):
-    """Blocking work on files."""
+    """Blocking work on files.
+
+    Attributes:
+        run: does it.
+        is_short: it is many small system calls, and over in some milliseconds where these do not wait: cheaper done
+            than given to another thread.
+    """
 
     run: Callable[[], Any]
+    is_short: bool = False
 
 
 class Exists(NamedTuple):

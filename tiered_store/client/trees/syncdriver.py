@@ -1,13 +1,13 @@
-"""Runs a plan with threads, for the synchronous client."""
+"""Runs a plan for the synchronous client: in the caller's thread, with some more for what has to be waited for."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from tiered_store.client.trees.steps import AT_ONCE, Job, Plan, Step, Stop
+from tiered_store.client.trees.driver import Driver, Outcome, Report
+from tiered_store.client.trees.steps import AT_ONCE, Plan, Step, Stop
 
 __all__ = ["drive"]
 
@@ -24,37 +24,29 @@ def drive(plan: Plan[R], perform: Callable[[Step], Any], stop: Stop) -> None:
         perform: does one step; from several threads.
         stop: set when it ends early.
     """
-    jobs = plan.jobs()
-    running: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tiered-store-tree") as pool:
-        try:
-            for job in jobs:
-                running.append(pool.submit(_run, job, perform))
-                if len(running) > AT_ONCE:
-                    plan.take(running.popleft().result())
-            while running:
-                plan.take(running.popleft().result())
-        except BaseException:
-            stop.set()
-            for future in running:
-                future.cancel()
-            raise
-        finally:
-            jobs.close()  # type: ignore[attr-defined]
+    Driver(plan, _Threads(perform), stop).run()
 
 
-def _run(job: Job[R], perform: Callable[[Step], Any]) -> R:
-    try:
-        step = next(job)
+class _Threads:
+    """Helpers that are threads; made when they are needed first."""
+
+    def __init__(self, perform: Callable[[Step], Any]) -> None:
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tiered-store-tree")
+        self._perform = perform
+
+    def begin(self, step: Step, report: Report) -> None:
+        self._pool.submit(self._run, step, report)
+
+    def end(self) -> None:
         while True:
             try:
-                result = perform(step)
-            except Exception as error:
-                step = job.throw(error)
-            else:
-                step = job.send(result)
-    except StopIteration as stop:
-        value: R = stop.value
-        return value
-    finally:
-        job.close()
+                self._pool.shutdown(cancel_futures=True)
+                return
+            except KeyboardInterrupt:  # a second one: files that others write into must not be closed all the same
+                continue
+
+    def _run(self, step: Step, report: Report) -> None:
+        try:
+            report(Outcome(self._perform(step)))
+        except BaseException as error:
+            report(Outcome(error=error))  # not kept here: it refers to this frame, and a cycle would keep files open

@@ -166,6 +166,7 @@ class BuildCache:
             found[name] = await self.head(place, name)
             return True
 
+        await asyncio.sleep(0)  # a time limit needs a task of its own, see eager.py
         try:
             async with asyncio.timeout(self._limits.read_timeout_s):
                 await all_true(look, list(found), at_once=_QUESTIONS_AT_ONCE)
@@ -191,6 +192,11 @@ class BuildCache:
     def unreadable(self, dialect: str, entry: ToolEntry) -> None:
         """Drop a content that was found, and whose file then could not be read: the next reader gets another copy."""
         self._damaged(entry.content, self.stats_of(dialect))
+
+    @property
+    def read_timeout_s(self) -> float:
+        """How long a read may take before it is a miss."""
+        return self._limits.read_timeout_s
 
     # ----------------------------------------------------------------- writes
 

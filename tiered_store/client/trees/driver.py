@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from tiered_store.client.trees.pace import Pace
 from tiered_store.client.trees.steps import AT_ONCE, Job, Plan, Step, Stop, Work
@@ -33,6 +33,10 @@ class Outcome(NamedTuple):
 
 
 Report: TypeAlias = Callable[[Outcome], None]
+
+#: Who waits longer for a step should have begun more of them before. To begin with there is one ahead: what comes at
+#: once, out of the memory of a daemon, is only unpacked by more threads that want the interpreter's lock.
+_PATIENCE_S: Final = 0.01
 
 
 class Helpers(Protocol):
@@ -74,6 +78,7 @@ class Driver(Generic[R]):
         self._pace = Pace() if pace is None else pace
         self._running: deque[_Run[R]] = deque()
         self._reports: SimpleQueue[_Run[R] | None] = SimpleQueue()
+        self._ahead = 1
 
     def run(self) -> None:
         """Do it all. The first error ends it: what is under way is told to stop, and waited for."""
@@ -84,8 +89,8 @@ class Driver(Generic[R]):
                 run = _Run(job)
                 self._running.append(run)
                 self._advance(run)
-                self._settle(AT_ONCE)
-            self._settle(0)
+                self._settle()
+            self._settle(is_end=True)
         except BaseException:
             self._stop.set()
             raise
@@ -99,19 +104,27 @@ class Driver(Generic[R]):
         """Have :meth:`run` notice, from any thread, that it has been stopped."""
         self._reports.put(None)
 
-    def _settle(self, most: int) -> None:
-        """Take the results of jobs that are done, until at most so many are under way."""
+    def _settle(self, *, is_end: bool = False) -> None:
+        """Take the results of jobs that are done, until no more are under way than should be; at the end, none."""
         running = self._running
         while running:
             if running[0].is_done:
                 self._plan.take(running.popleft().result)
-            elif len(running) <= most:
+            elif len(running) <= self._ahead and not is_end:
                 return
             else:
-                run = self._reports.get()
-                self._stop.check()
-                if run is not None:
-                    self._advance(run)
+                self._go_on(may_begin=not is_end and self._ahead < AT_ONCE)
+
+    def _go_on(self, *, may_begin: bool) -> None:
+        """Go on with a job whose step is done; where that takes long, have one more begun, if that may be."""
+        try:
+            run = self._reports.get(timeout=_PATIENCE_S if may_begin else None)
+        except Empty:
+            self._ahead += 1
+            return
+        self._stop.check()
+        if run is not None:
+            self._advance(run)
 
     def _advance(self, run: _Run[R]) -> None:
         """Go on with a job until it is done or has to wait."""

@@ -7,12 +7,13 @@ not removed, and nothing is evicted by command.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from tiered_store.build.cache import BuildCache
+from tiered_store.build.cache import BuildCache, Found
 from tiered_store.errors import PermissionDenied, ProtocolError, StoreError
 from tiered_store.servers.access import Caller, Gate, Grant
 from tiered_store.servers.instances import Instances
@@ -150,22 +151,32 @@ class RespSession:
     # -- reading and storing ------------------------------------------------------------------------
 
     async def _get(self, command: list[bytes], _: Intake | None) -> bytes | None:
-        return await self._send_value(command[1])
+        return await self._send_value(await self._here.get(command[1]))
 
     async def _mget(self, command: list[bytes], _: Intake | None) -> bytes | None:
-        """One value after the other, at the pace of the reader: all of them together may be many times the memory."""
+        """One value after the other, at the pace of the reader: all of them together may be many times the memory.
+
+        Misses may take the time of one read together. After that the origin is down or slow, and only what needs no
+        wait is given: else a command of many keys would take that time for each.
+        """
         self._output.send(b"*%d\r\n" % (len(command) - 1))
+        values, missed_s = self._here, 0.0
         for key in command[1:]:
             if not await self._output.writable():
                 return None
-            reply = await self._send_value(key)
+            if missed_s < self._cache.read_timeout_s:
+                begun = time.monotonic()
+                found = await values.get(key)
+                missed_s += 0.0 if found is not None else time.monotonic() - begun
+            else:
+                found = values.peek(key)
+            reply = await self._send_value(found)
             if reply is not None:
                 self._output.send(reply)
         return None
 
-    async def _send_value(self, key: bytes) -> bytes | None:
+    async def _send_value(self, found: Found | None) -> bytes | None:
         """The reply with a value; None if it has been sent already."""
-        found = await self._here.get(key)
         if found is None:
             return self._null
         if isinstance(found.body, bytes):

@@ -237,6 +237,19 @@ class TestFaults:
             assert await client.ask("MGET", "k", "l") == [None, None]
             assert await client.ask("EXISTS", "k") == 0
 
+    async def test_an_origin_that_is_silent_keeps_a_command_of_many_keys_no_longer_than_one_read(self):
+        async with resp_door(build=BuildLimits(read_timeout_s=0.01)) as it:
+            client = await it.connect()
+            assert await client.ask("SET", "here", "v") == "+OK"
+            assert await client.ask("GET", "here") == b"v"
+            it.build.rig.origin.hold("open")
+            it.build.rig.origin.hold("stat")
+            failed = it.build.stats(Place("resp", "default")).failed
+            absent = [f"k{number}" for number in range(200)]
+            assert await client.ask("MGET", *absent, "here") == [None] * 200 + [b"v"]
+            assert await client.ask("EXISTS", *absent, "here") <= 1
+            assert it.build.stats(Place("resp", "default")).failed < failed + 100
+
     @pytest.mark.parametrize("value", [b"v", LARGE], ids=["small", "large"])
     async def test_no_room_is_an_error_and_the_connection_goes_on(self, value):
         async with resp_door() as it:

@@ -130,7 +130,10 @@ class _Statements:
         if sql is None:
             sql = self._local.sql = sqlite3.connect(self._path, timeout=_TIMEOUT_S, isolation_level=None)
             for name, value in sql.execute("SELECT key, value FROM Settings WHERE key LIKE 'sqlite_%'").fetchall():
-                sql.execute(f"PRAGMA {name[7:]} = {value}").fetchall()
+                # Only what is different: to set auto_vacuum is a write, also where it says what it is, and on a full
+                # disk there could be no reading then.
+                if sql.execute(f"PRAGMA {name[7:]}").fetchone() != (value,):
+                    sql.execute(f"PRAGMA {name[7:]} = {value}").fetchall()
         return sql
 
     def close(self) -> None:

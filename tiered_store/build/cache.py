@@ -10,7 +10,6 @@ Knows no protocol of any tool. Invariant: what a read gives has been hashed in t
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -159,19 +158,13 @@ class BuildCache:
 
     async def heads(self, place: Place, names: Iterable[str]) -> dict[str, ToolEntry | None]:
         """As :meth:`head`, for many keys within the time of one read: what is not known by then is not there."""
-        stats = self.stats_of(place.dialect)
         found: dict[str, ToolEntry | None] = dict.fromkeys(names)
 
         async def look(name: str) -> bool:
             found[name] = await self.head(place, name)
             return True
 
-        await asyncio.sleep(0)  # a time limit needs a task of its own, see eager.py
-        try:
-            async with asyncio.timeout(self._limits.read_timeout_s):
-                await all_true(look, list(found), at_once=_QUESTIONS_AT_ONCE)
-        except TimeoutError:
-            stats.failed += 1
+        await self.judge(place, all_true(look, list(found), at_once=_QUESTIONS_AT_ONCE))
         return found
 
     async def has_all(self, place: Place, names: Iterable[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from tiered_store.aio.channel import Channel
 from tiered_store.errors import DaemonUnavailable, PermissionDenied, StoreError
-from tiered_store.servers.accepting import Accepting
+from tiered_store.servers.acceptloop import AcceptLoop
 from tiered_store.servers.sockets import PeerCredentials, peer_credentials
 
 __all__ = ["Acceptor", "Admission", "Peer"]
@@ -99,7 +99,7 @@ class Acceptor(Generic[P]):
         refuse: Callable[[StoreError], bytes],
         log: logging.Logger,
     ) -> None:
-        self._accepting = Accepting(listener, self._welcome, log)
+        self._accepting = AcceptLoop(listener, self._welcome, log)
         self._admission = admission
         self._make = welcome
         self._refuse = refuse

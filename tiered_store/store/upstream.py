@@ -3,7 +3,7 @@
 Everything the store says to the origin goes through here. Knows no tier and no policy. Invariant: a request moves
 at most one of hits, misses, not_modified, puts and errors; what the caller did wrong, listings and deletions that
 succeed move none. A fault that is counted in errors is also told to ``outages.py``, and so gets its line in the log.
-Since all answers pass here, this is also where artifacts that exist are noted (``existing.py``).
+Since all answers pass here, this is also where artifacts that exist are noted (``sightings.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tiered_store.key import Key, key_of_name, name_of_key
 from tiered_store.objects import Body, ObjectInfo
 from tiered_store.origins.base import Listing, Origin, OriginRead, PutHeaders, StatsMany
 from tiered_store.stats import OriginStats
-from tiered_store.store.existing import ExistingArtifacts, Sight
+from tiered_store.store.sightings import ExistingArtifacts, Sight
 
 __all__ = ["Upstream", "UpstreamRead"]
 

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from tiered_store.servers.accepting import Accepting
+from tiered_store.servers.acceptloop import AcceptLoop
 from tiered_store.servers.http.connection import Connection
 
 __all__ = ["SecretListener"]
@@ -62,7 +62,7 @@ class SecretListener:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._under_way: set[asyncio.Task[None]] = set()
-        self._accepting = Accepting(listener, self._take, _log)
+        self._accepting = AcceptLoop(listener, self._take, _log)
 
     def start(self) -> None:
         """Begin to accept."""

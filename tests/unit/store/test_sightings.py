@@ -6,8 +6,8 @@ from tests.support.faults import ManualClock
 from tests.support.store import artifact_of, store_rig
 from tiered_store.key import Key, artifact_key, name_of_key, parse_key
 from tiered_store.objects import ObjectInfo
-from tiered_store.store.existing import ExistingArtifacts
 from tiered_store.store.limits import StoreLimits
+from tiered_store.store.sightings import ExistingArtifacts
 
 TTL_S = 60.0
 LIMITS = StoreLimits(exists_ttl_s=TTL_S)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Accepting"]
+__all__ = ["AcceptLoop"]
 
 #: How long to stop accepting when the process has no descriptor left.
 _PAUSE_S: Final = 0.5
@@ -21,7 +21,7 @@ _PAUSE_S: Final = 0.5
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Accepting:
+class AcceptLoop:
     """Accepts until it is ended.
 
     Args:
